@@ -1,0 +1,58 @@
+# make demo    train a classifier with seven optimizers: a table and a picture in out/
+# make test    all tests         make test-fast   without the slow group
+# make check   format, lint, types, and the contents of the built wheel
+# Each sets up .venv by itself. It needs python3 (3.11 or newer) and a package index.
+# Add packages to the test environment with EXTRA, e.g. make test EXTRA=torch.
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRA ?=
+BIN := $(VENV)/bin
+CONSTRAINTS ?=
+PYTEST := $(BIN)/python -m pytest -n 2
+
+.PHONY: demo test test-fast check format mutants clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m adamfx.experiments.digits --out out/digits
+
+test: $(VENV)/.test
+	$(if $(EXTRA),$(BIN)/python -m pip install -q $(EXTRA))
+	$(PYTEST)
+
+test-fast: $(VENV)/.test
+	$(PYTEST) -m "not slow"
+
+check: $(VENV)/.check
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python tests/check_wheel.py
+
+format: $(VENV)/.check
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(VENV)/.venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "adamfx needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V);" \
+	       "run: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+INSTALL = $(BIN)/python -m pip install -q $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+
+$(VENV)/.demo: $(VENV)/.venv pyproject.toml
+	$(INSTALL) -e '.[experiments]'
+	touch $@
+
+$(VENV)/.test: $(VENV)/.venv pyproject.toml
+	$(INSTALL) -e '.[experiments,test]'
+	touch $@
+
+$(VENV)/.check: $(VENV)/.test
+	$(INSTALL) -e '.[experiments,test,check]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist out .pytest_cache .hypothesis .ruff_cache

@@ -1,0 +1,84 @@
+"""adamfx: an optimizer is a sentence of small blocks, and that sentence is an ordinary value.
+
+>>> import adamfx as fx
+>>> tx = fx.chain(fx.scale_by_moments(0.9, 0.999), fx.bias_correct(), fx.scale_by_lr(1e-3))
+>>> tx == fx.adam(1e-3)
+True
+"""
+
+# Transformations: the value, and how to write one.
+# Optimizers: sentences over the blocks.
+# Blocks: the moment algebra, scaling, clipping, decay.
+# Putting blocks together.
+from adamfx.clipping import clip, clip_by_global_norm, clip_by_norm, global_norm
+from adamfx.combine import chain, hyperparams, live, named, set_hyperparams
+from adamfx.decay import add_decayed_weights
+from adamfx.masks import Predicate, complement, ndim_at_least, path_matches
+from adamfx.moments import (
+    Estimator,
+    bias_correct,
+    center,
+    decayed_max,
+    ema,
+    mean,
+    nesterov,
+    rectify,
+    running_max,
+    scale_by_moments,
+    total,
+    trace,
+    yogi_ema,
+)
+from adamfx.optimizers import (
+    adabelief,
+    adadelta,
+    adagrad,
+    adam,
+    adamax,
+    adamaxw,
+    adamw,
+    amsgrad,
+    lamb,
+    lars,
+    lion,
+    momentum,
+    nadam,
+    nadamw,
+    novograd,
+    radam,
+    rmsprop,
+    sgd,
+    signum,
+    yogi,
+)
+from adamfx.record import Moments
+from adamfx.scaling import scale, scale_by_lr, scale_by_past_rms, scale_by_trust_ratio, sign
+from adamfx.schedules import (
+    Schedule,
+    constant_schedule,
+    cosine_decay_schedule,
+    cosine_onecycle_schedule,
+    exponential_decay,
+    inverse_sqrt_schedule,
+    join_schedules,
+    lambda_decay_schedule,
+    linear_onecycle_schedule,
+    linear_schedule,
+    piecewise_constant_schedule,
+    polynomial_schedule,
+    schedule,
+    warmup_constant_schedule,
+    warmup_cosine_decay_schedule,
+    warmup_exponential_decay_schedule,
+    warmup_schedule,
+)
+from adamfx.transformation import (
+    GradientTransformation,
+    apply_updates,
+    block,
+    identity,
+    leafwise,
+)
+from adamfx.values import Dynamic, Exact
+
+__version__ = "0.1.0"

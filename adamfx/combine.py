@@ -1,0 +1,187 @@
+"""Putting blocks together: `chain`, `named`, `live`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from adamfx import sentence, trees
+from adamfx.transformation import GradientTransformation, Sentence, block, identity
+from adamfx.values import match_name
+
+
+@block
+def chain(*transformations: Any):
+    """One transformation after the other; a value, and a monoid of values.
+
+    Nested chains flatten, `identity()` disappears, `chain(a)` is `a` and `chain()` is `identity()`.
+    Any object with optax's `init` and `update` may stand among the blocks.
+    """
+    flat: list[GradientTransformation] = []
+    for tx in transformations:
+        tx = tx if isinstance(tx, GradientTransformation) else foreign(tx)
+        flat.extend(_parts(tx))
+    if len(flat) == 1:
+        return flat[0]
+    if len(flat) == len(transformations) and all(map(_is, flat, transformations)):
+        _check_names([key for key, _ in _named(flat)])
+        return Sentence(flat)
+    return chain(*flat) if flat else identity()
+
+
+def _parts(tx: GradientTransformation) -> tuple:
+    meaning = tx.meaning
+    return tuple(meaning) if isinstance(meaning, Sentence) else (tx,)
+
+
+def _is(a: Any, b: Any) -> bool:
+    return a is b
+
+
+def _named(flat: list[GradientTransformation]) -> list[tuple[str, Any]]:
+    return [(tx.arguments["name"], tx) for tx in flat if "name" in tx.arguments]
+
+
+def _check_names(names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"chain: two blocks are named {name!r}; every name must be its own")
+
+
+@block
+def named(name: str, transformation: Any):
+    """The same transformation, under this key in the state: named("slow", scale_by_moments(...)).
+
+    A chain keeps its state as a dict of its own under the name.
+    """
+    if not isinstance(name, str) or not name or name in ("count", "hyperparams"):
+        raise ValueError(
+            f"named: the name must be a non-empty string other than 'count' and 'hyperparams', got {name!r}"
+        )
+    if not isinstance(transformation, GradientTransformation):
+        return named(name, foreign(transformation))
+    meaning = transformation.meaning
+    return _as_pair(transformation) if isinstance(meaning, Sentence) else meaning
+
+
+def _as_pair(tx: GradientTransformation) -> sentence.Pair:
+    """A whole sentence as one block, with a counter of its own; nothing is rounded between."""
+
+    def init(params):
+        return sentence.init(tx.blocks, params)
+
+    def update(updates, state, params=None, **extra):
+        return sentence.run(tx.blocks, updates, state, params, extra, "carry")
+
+    return sentence.Pair(init, update)
+
+
+@block
+def foreign(transformation: Any):
+    """Any object with optax's `init` and `update`, or a pair of them, as a block.
+
+    `chain` calls this itself. The object is static: it is compared as it compares itself.
+    """
+    tx = transformation
+    if isinstance(tx, tuple) and len(tx) == 2 and all(map(callable, tx)):
+        init, update = tx
+    elif callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None)):
+        init, update = tx.init, tx.update
+    else:
+        raise TypeError(
+            f"chain: {tx!r} is not a gradient transformation: it needs init(params) and "
+            "update(updates, state, params), or to be a pair of such functions"
+        )
+    parameters = inspect.signature(update).parameters.values()
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    known = {p.name for p in parameters}
+
+    def call(updates, state, params=None, **extra):
+        passed = {n: x for n, x in extra.items() if takes_all or n in known}
+        return update(updates, state, params, **passed)
+
+    return sentence.Pair(init, call, foreign=True)
+
+
+@block
+def live(transformation: GradientTransformation):
+    """Keeps the dynamic hyperparameters in the state, where they can be read and set between steps.
+
+    For frameworks that hold the optimizer as a static thing (Flax's TrainState and nnx.Optimizer,
+    eqx.filter_jit): setting a hyperparameter compiles nothing, and checkpoints hold it.
+
+        tx = live(adam(1e-3)); state = tx.init(params)
+        hyperparams(state)                                   # {'scale_by_lr.learning_rate': 0.001}
+        state = set_hyperparams(state, learning_rate=3e-4)
+
+    What is live is what is a leaf of the inner transformation: learning rates, weight decays,
+    thresholds, the numbers of schedules; a decay if it was given as an array.
+    """
+    if not isinstance(transformation, GradientTransformation):
+        raise TypeError(f"live: needs an adamfx transformation, got {transformation!r}")
+    names = transformation._leaf_names()
+    if not names:
+        raise ValueError(f"live: {transformation!r} has no dynamic hyperparameter to keep")
+
+    def init(params):
+        leaves = [x for x in jax.tree.leaves(params) if trees.is_trained(x)]
+        dtype = trees.at_least_float32(*{trees.real_dtype(x.dtype) for x in leaves})
+        anchor = leaves[0] if leaves else jnp.zeros(())
+        values = {
+            n: sentence.follow(anchor, jnp.asarray(x, dtype))
+            for n, x in zip(names, transformation._leaves, strict=True)
+        }
+        return {**sentence.init(transformation.blocks, params), "hyperparams": values}
+
+    def update(updates, state, params=None, **extra):
+        inner = {key: x for key, x in state.items() if key != "hyperparams"}
+        values = state["hyperparams"]
+        tx = transformation._form.build([values[n] for n in names])
+        updates, inner = sentence.run(tx.blocks, updates, inner, params, extra, "carry")
+        return updates, {**inner, "hyperparams": values}
+
+    return sentence.Pair(init, update)
+
+
+def hyperparams(state: Any) -> dict[str, Any]:
+    """The live hyperparameters in any state tree that holds some, by dotted name."""
+    found = {}
+    for path, x in jax.tree_util.tree_flatten_with_path(state)[0]:
+        name = _live_name(path)
+        if name is not None:
+            found[name] = x
+    return found
+
+
+def set_hyperparams(state: Any, **changes: Any) -> Any:
+    """The state with live hyperparameters set; any unambiguous end of a name will do.
+
+    Dtype and structure stay, so nothing is compiled again. Works on the state of a transformation
+    and on any tree around it (an optax or Flax state). Raises KeyError for an unknown name.
+    """
+    known = list(hyperparams(state))
+    exact = {match_name(name, known, "set_hyperparams"): x for name, x in changes.items()}
+
+    def change(path, old):
+        name = _live_name(path)
+        if name not in exact:
+            return old
+        new = jnp.asarray(exact[name], old.dtype)
+        if new.shape != old.shape:
+            raise ValueError(f"set_hyperparams: {name} has shape {old.shape}, got {new.shape}")
+        return jax.device_put(new, old.sharding) if isinstance(old, jax.Array) and not trees.is_traced(old, new) else new
+
+    return jax.tree_util.tree_map_with_path(change, state)
+
+
+def _live_name(path: tuple) -> str | None:
+    """The dotted name of the live hyperparameter at this path, under the keys of outer chains."""
+    keys = [getattr(k, "key", getattr(k, "name", None)) for k in path]
+    if "hyperparams" not in keys[:-1]:
+        return None
+    i = keys.index("hyperparams")
+    outer = [k for k in keys[:i] if isinstance(k, str)]
+    return ".".join([*outer, str(keys[i + 1])])

@@ -1,0 +1,94 @@
+"""What flows between the blocks of a chain, for one array: the record `Moments`.
+
+Ordinary blocks read and replace `direction`. `scale_by_moments` opens the record: two statistics
+of the same gradient, not yet divided. Corrections change its parts. The first block that wants a
+plain direction closes it, by `close`. Nothing of it is ever seen outside a chain.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+Array = Any
+
+
+class Rates(NamedTuple):
+    """The scalars of one side at one step; computed once per step, not per leaf."""
+
+    decay: Array  # b of this step
+    gain: Array  # weight of the newest value: 1 - b for an average
+    mass: Array  # sum of the weights given out so far, w_t
+    next_decay: Array  # b of the next step
+    next_mass: Array  # w_{t+1}
+
+
+class Side(NamedTuple):
+    """One statistic with its scalars; `mass` stays what it is after a correction."""
+
+    value: Array
+    rates: Rates
+    corrected: bool = False
+
+
+class Denominator(NamedTuple):
+    """How the second statistic v divides the numerator."""
+
+    eps: Array = 0.0
+    eps_root: Array = 0.0
+    where: str = "out"
+    root: bool = True  # square root for statistics of degree two, none for abs(g)
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """The record of one leaf; see the head of this file."""
+
+    direction: Array  # the update so far; the numerator where there is no first moment
+    gradient: Array  # the gradient as the estimators saw it
+    first: Side | None = None
+    second: Side | None = None
+    denominator: Denominator = Denominator()
+
+    def replace(self, **changes: Any) -> Moments:
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def is_open(self) -> bool:
+        return self.first is not None or self.second is not None
+
+    def close(self) -> Moments:
+        """The quotient becomes the direction; nothing is left to correct."""
+        return self.replace(direction=quotient(self), first=None, second=None)
+
+
+def safe_root(x: Array) -> Array:
+    """sqrt(x) for x > 0, else 0. The inner `where` keeps its derivative at 0 finite."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
+def safe_divide(x: Array, y: Array) -> Array:
+    """x / y, and 0 where y is 0, also in the derivative."""
+    nonzero = y != 0
+    return jnp.where(nonzero, x / jnp.where(nonzero, y, 1), 0)
+
+
+DENOMINATORS = {
+    "out": lambda v, root, eps: root(v) + eps,
+    "in": lambda v, root, eps: root(v + eps),
+    "hat": lambda v, root, eps: root(v) + eps,  # bias_correct divides eps by sqrt(w), with v by w
+    "floor": lambda v, root, eps: jnp.maximum(root(v), eps),
+}
+
+
+def quotient(r: Moments) -> Array:
+    """u = m / (sqrt(v + eps_root) + eps), or what `where` and `root` make of it; 0 for x / 0."""
+    numerator = r.direction if r.first is None else r.first.value
+    if r.second is None:
+        return numerator
+    d = r.denominator
+    root = safe_root if d.root else lambda v: v
+    return safe_divide(numerator, DENOMINATORS[d.where](r.second.value + d.eps_root, root, d.eps))

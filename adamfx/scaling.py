@@ -1,0 +1,105 @@
+"""Blocks that scale the update: by a number, a learning rate, a sign, a trust ratio."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from adamfx import checks
+from adamfx.clipping import norm
+from adamfx.moments import ema
+from adamfx.record import Rates, safe_divide, safe_root
+from adamfx.schedules import Rate, ScheduleFunction, value_at
+from adamfx.transformation import block, leafwise
+from adamfx.values import Dynamic, Exact
+
+
+@block
+def scale(step_size: Dynamic):
+    """u <- step_size u. `scale(-1.0)` turns descent into ascent.
+
+    Args:
+      step_size: a finite number, of any sign.
+    """
+    checks.number("scale", "step_size", step_size)
+    return leafwise(lambda u, here: here.shared * u, shared=lambda step: step_size)
+
+
+@block
+def scale_by_lr(learning_rate: Rate, *, flip_sign: bool = True):
+    """u <- -alpha u: the step against the gradient, of the size of the learning rate.
+
+    Args:
+      learning_rate: alpha >= 0, or a schedule of the steps done before.
+      flip_sign: whether to negate.
+
+    Remembers `learning_rate`, the rate last applied: a readout. `live` is how one sets it.
+    """
+    checks.number("scale_by_lr", "learning_rate", learning_rate, low=0)
+
+    def init_shared():
+        return {"learning_rate": value_at(learning_rate, jnp.zeros((), jnp.int32))}
+
+    def shared(step):
+        rate = value_at(learning_rate, step.count)
+        return (-rate if flip_sign else rate), {"learning_rate": rate}
+
+    return leafwise(lambda u, here: here.shared * u, shared=shared, init_shared=init_shared)
+
+
+@block
+def sign():
+    """u <- sign(u), elementwise; 0 for 0."""
+    return leafwise(lambda u, here: jnp.sign(u))
+
+
+@block
+def scale_by_trust_ratio(
+    min_norm: Exact = 0.0, trust_coefficient: Exact = 1.0, eps: Exact = 0.0, *, mask: Any = None
+):
+    """u <- coefficient |p| / (|u| + eps) u for each leaf; u as it is where |p| or |u| is 0.
+
+    Needs params. You et al. 2017 (LARS, algorithm 1), 2020 (LAMB, algorithm 2).
+
+    Args:
+      min_norm: both norms are at least this.
+      trust_coefficient, eps: >= 0.
+      mask: where it acts: a tree of bools, a callable of the parameters, or None for everywhere.
+    """
+    checks.number("scale_by_trust_ratio", "min_norm", min_norm, low=0)
+    checks.number("scale_by_trust_ratio", "trust_coefficient", trust_coefficient, low=0)
+    checks.number("scale_by_trust_ratio", "eps", eps, low=0)
+
+    def leaf(u, here):
+        p_norm = jnp.maximum(norm([here.param]), min_norm)
+        u_norm = jnp.maximum(norm([u]), min_norm)
+        ratio = trust_coefficient * safe_divide(p_norm, u_norm + eps)
+        return u * jnp.where((p_norm == 0) | (u_norm == 0), 1.0, ratio)
+
+    return leafwise(leaf, needs_params=True, mask=mask)
+
+
+@block
+def scale_by_past_rms(decay: Exact, eps: Exact = 1e-6):
+    """u <- sqrt(s + eps) u, s the moving average of |u|^2 over the PAST outputs: AdaDelta's units.
+
+    Remembers `nu`, s <- b s + (1 - b) |u|^2 of its own output. Zeiler 2012, algorithm 1.
+
+    Args:
+      decay: b in [0, 1).
+      eps: >= 0, under the root; starts the first steps.
+    """
+    checks.number("scale_by_past_rms", "eps", eps, low=0)
+    average = ema(decay).meaning
+
+    def init(p):
+        return {"nu": jnp.zeros_like(p.real)}
+
+    def leaf(u, here):
+        s = here.memory.nu
+        u = safe_root(s + eps) * u
+        x = (u * u.conj()).real if jnp.iscomplexobj(u) else u * u
+        return u, {"nu": average.update(s, x, Rates(decay, 1 - decay, 1.0, decay, 1.0))}
+
+    return leafwise(leaf, init=init)

@@ -1,0 +1,290 @@
+"""Learning-rate and decay schedules: values that map the number of steps done to a number.
+
+A schedule is called with the count of steps before this one (0 at the first update), as in optax,
+and can stand wherever a rate or a decay can. `scale_by_lr(cosine_decay_schedule(1e-3, 100))`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from adamfx import checks
+from adamfx.record import safe_divide
+from adamfx.values import Dynamic, Exact, Value, constructor
+
+Array = Any
+
+
+class Schedule(Value):
+    """A function of the step count, as a value: prints, compares and differentiates like one."""
+
+    __slots__ = ()
+
+    def __call__(self, count: Array) -> Array:
+        """The value at `count` steps done, a scalar (or an array for an array of counts)."""
+        return self.meaning(jnp.asarray(count))
+
+
+schedule = constructor(Schedule)
+ScheduleFunction = Callable[[Any], Any]
+Rate = Dynamic | ScheduleFunction  # a learning rate or weight: a number, or a schedule of it
+Decay = Exact | ScheduleFunction  # a decay: a number in [0, 1), or a schedule of it
+
+
+def value_at(x: Any, count: Array) -> Array:
+    """`x` itself, or its value at `count` if it is a schedule (any function of the count)."""
+    return x(count) if callable(x) else x
+
+
+def _progress(count: Array, steps: int, begin: int = 0) -> Array:
+    """(count - begin) / steps, held within [0, 1]."""
+    done = jnp.clip(count - begin, 0, steps)
+    return done.astype(jnp.result_type(float)) / steps
+
+
+@schedule
+def constant_schedule(value: Dynamic):
+    """value, at every step."""
+    return lambda count: value + jnp.zeros(jnp.shape(count))
+
+
+@schedule
+def polynomial_schedule(
+    init_value: Dynamic,
+    end_value: Dynamic,
+    power: Exact,
+    transition_steps: int,
+    transition_begin: int = 0,
+):
+    """end + (init - end) (1 - s)^power, s running from 0 to 1 over the transition."""
+    checks.steps("polynomial_schedule", "transition_steps", transition_steps, 1)
+    checks.steps("polynomial_schedule", "transition_begin", transition_begin)
+
+    def at(count):
+        s = _progress(count, transition_steps, transition_begin)
+        return end_value + (init_value - end_value) * (1 - s) ** power
+
+    return at
+
+
+@schedule
+def linear_schedule(
+    init_value: Dynamic, end_value: Dynamic, transition_steps: int, transition_begin: int = 0
+):
+    """From init to end in a straight line: polynomial_schedule with power 1."""
+    straight = polynomial_schedule(init_value, end_value, 1.0, transition_steps, transition_begin)
+    return straight.meaning
+
+
+@schedule
+def exponential_decay(
+    init_value: Dynamic,
+    transition_steps: int,
+    decay_rate: Exact,
+    transition_begin: int = 0,
+    staircase: bool = False,
+    end_value: Dynamic | None = None,
+):
+    """init decay_rate^(n / transition_steps), n steps after the beginning.
+
+    With `staircase` the exponent is rounded down. `end_value` bounds the value: from below for a
+    decay_rate below 1, else from above; with a traced decay_rate, from below.
+    """
+    checks.steps("exponential_decay", "transition_steps", transition_steps, 1)
+    checks.steps("exponential_decay", "transition_begin", transition_begin)
+    checks.number("exponential_decay", "decay_rate", decay_rate, low=0)
+
+    def at(count):
+        n = jnp.maximum(count - transition_begin, 0).astype(jnp.result_type(float))
+        exponent = n / transition_steps
+        x = init_value * decay_rate ** (jnp.floor(exponent) if staircase else exponent)
+        if end_value is None:
+            return x
+        grows = isinstance(decay_rate, float) and decay_rate > 1
+        return jnp.minimum(x, end_value) if grows else jnp.maximum(x, end_value)
+
+    return at
+
+
+@schedule
+def inverse_sqrt_schedule(init_value: Dynamic):
+    """alpha_t = alpha / sqrt(t), t = count + 1 (Adam paper, theorem 4.1 and section 6.1)."""
+    return lambda count: init_value / jnp.sqrt((count + 1).astype(jnp.result_type(float)))
+
+
+@schedule
+def lambda_decay_schedule(init_value: Dynamic, decay_rate: Exact):
+    """beta_t = beta lambda^(t-1), t = count + 1 (Adam paper, theorem 4.1: the decay of beta_1)."""
+    checks.decay("lambda_decay_schedule", init_value, "init_value")
+    checks.number("lambda_decay_schedule", "decay_rate", decay_rate, low=0, high=1)
+    return exponential_decay(init_value, 1, decay_rate).meaning
+
+
+@schedule
+def cosine_decay_schedule(
+    init_value: Dynamic, decay_steps: int, alpha: Dynamic = 0.0, exponent: Exact = 1.0
+):
+    """init ((1 - alpha) ((1 + cos(pi s)) / 2)^exponent + alpha), s from 0 to 1 over decay_steps.
+
+    `alpha` is the fraction of init that remains. Loshchilov & Hutter 2017, SGDR, eq. 5.
+    """
+    checks.steps("cosine_decay_schedule", "decay_steps", decay_steps, 1)
+
+    def at(count):
+        wave = 0.5 * (1 + jnp.cos(jnp.pi * _progress(count, decay_steps)))
+        return init_value * ((1 - alpha) * wave**exponent + alpha)
+
+    return at
+
+
+@schedule
+def join_schedules(schedules: Sequence[ScheduleFunction], boundaries: Sequence[int]):
+    """schedules[i] between boundaries[i-1] and boundaries[i], each counting from its own start."""
+    if len(schedules) != len(boundaries) + 1:
+        raise ValueError(
+            f"join_schedules: {len(schedules)} schedules need {len(schedules) - 1} boundaries, got "
+            f"{len(boundaries)}"
+        )
+    for low, high in zip(boundaries, boundaries[1:], strict=False):
+        if not low < high:
+            raise ValueError(f"join_schedules: boundaries must increase, got {tuple(boundaries)}")
+
+    def at(count):
+        x = schedules[0](count)
+        for boundary, following in zip(boundaries, schedules[1:], strict=True):
+            x = jnp.where(count < boundary, x, following(jnp.maximum(count - boundary, 0)))
+        return x
+
+    return at
+
+
+@schedule
+def piecewise_constant_schedule(
+    init_value: Dynamic, boundaries_and_scales: dict[int, float] | None = None
+):
+    """init times the scales of all boundaries reached (count >= boundary)."""
+    scales = boundaries_and_scales or {}
+    for boundary, factor in scales.items():
+        checks.steps("piecewise_constant_schedule", "each boundary", boundary)
+        checks.number("piecewise_constant_schedule", "each scale", factor, low=0)
+
+    def at(count):
+        x = init_value + jnp.zeros(jnp.shape(count))
+        for boundary, factor in scales.items():
+            x = jnp.where(count >= boundary, x * factor, x)
+        return x
+
+    return at
+
+
+@schedule
+def warmup_schedule(init_value: Dynamic, warmup_steps: int, following: Any):
+    """From init to where `following` starts, in a straight line; then `following`."""
+    checks.steps("warmup_schedule", "warmup_steps", warmup_steps, 1)
+
+    def at(count):
+        s = _progress(count, warmup_steps)
+        peak = value_at(following, jnp.zeros_like(count))
+        rest = value_at(following, jnp.maximum(count - warmup_steps, 0))
+        return jnp.where(count < warmup_steps, init_value + (peak - init_value) * s, rest)
+
+    return at
+
+
+@schedule
+def warmup_constant_schedule(init_value: Dynamic, peak_value: Dynamic, warmup_steps: int):
+    """From init to peak in warmup_steps, then peak."""
+    return warmup_schedule(init_value, warmup_steps, constant_schedule(peak_value)).meaning
+
+
+@schedule
+def warmup_cosine_decay_schedule(
+    init_value: Dynamic,
+    peak_value: Dynamic,
+    warmup_steps: int,
+    decay_steps: int,
+    end_value: Dynamic = 0.0,
+    exponent: Exact = 1.0,
+):
+    """From init to peak in warmup_steps, then a cosine to end; decay_steps counts the warm-up in."""
+    checks.steps("warmup_cosine_decay_schedule", "decay_steps", decay_steps, warmup_steps + 1)
+    remains = safe_divide(jnp.asarray(end_value, float), peak_value)
+    cosine = cosine_decay_schedule(peak_value, decay_steps - warmup_steps, remains, exponent)
+    return warmup_schedule(init_value, warmup_steps, cosine).meaning
+
+
+@schedule
+def warmup_exponential_decay_schedule(
+    init_value: Dynamic,
+    peak_value: Dynamic,
+    warmup_steps: int,
+    transition_steps: int,
+    decay_rate: Exact,
+    transition_begin: int = 0,
+    staircase: bool = False,
+    end_value: Dynamic | None = None,
+):
+    """From init to peak in warmup_steps, then exponential_decay."""
+    decay = exponential_decay(
+        peak_value, transition_steps, decay_rate, transition_begin, staircase, end_value
+    )
+    return warmup_schedule(init_value, warmup_steps, decay).meaning
+
+
+@schedule
+def linear_onecycle_schedule(
+    transition_steps: int,
+    peak_value: Dynamic,
+    pct_start: float = 0.3,
+    pct_final: float = 0.85,
+    div_factor: Exact = 25.0,
+    final_div_factor: Exact = 1e4,
+):
+    """Up from peak / div to peak, down again, then to peak / (div final_div), in straight lines.
+
+    The turns are at the fractions pct_start and pct_final. Smith & Topin 2018, Super-Convergence.
+    """
+    up, down, end = _turns("linear_onecycle_schedule", transition_steps, pct_start, pct_final)
+    low = peak_value / div_factor
+    parts = (
+        linear_schedule(low, peak_value, up),
+        linear_schedule(peak_value, low, down - up),
+        linear_schedule(low, low / final_div_factor, end - down),
+    )
+    return join_schedules(parts, (up, down)).meaning
+
+
+@schedule
+def cosine_onecycle_schedule(
+    transition_steps: int,
+    peak_value: Dynamic,
+    pct_start: float = 0.3,
+    div_factor: Exact = 25.0,
+    final_div_factor: Exact = 1e4,
+):
+    """Up from peak / div to peak, then down to peak / (div final_div), in half cosines.
+
+    The turn is at the fraction pct_start. Smith & Topin 2018, Super-Convergence.
+    """
+    up, end = _turns("cosine_onecycle_schedule", transition_steps, pct_start)
+    low = peak_value / div_factor
+    parts = (
+        cosine_decay_schedule(low, up, alpha=div_factor),
+        cosine_decay_schedule(peak_value, end - up, alpha=1 / (div_factor * final_div_factor)),
+    )
+    return join_schedules(parts, (up,)).meaning
+
+
+def _turns(name: str, transition_steps: int, *fractions: float) -> tuple[int, ...]:
+    checks.steps(name, "transition_steps", transition_steps, 1)
+    turns = (*(int(fraction * transition_steps) for fraction in fractions), transition_steps)
+    for low, high in zip((0, *turns), turns, strict=False):
+        if low >= high:
+            raise ValueError(
+                f"{name}: the turns must increase within {transition_steps} steps, got {turns}; take "
+                "more steps or other fractions"
+            )
+    return turns

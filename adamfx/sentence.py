@@ -1,0 +1,480 @@
+"""Runs a sentence of blocks over trees of parameters.
+
+A sentence is a list of (key, block). Two kinds of blocks alternate in it:
+
+- `Leafwise` blocks: a whole stretch of them runs leaf by leaf as ONE function of one array, which
+  is traced once per distinct shape and dtype. A new stretch begins at a block that must see the
+  whole tree first (a global norm);
+- a `Pair` of functions (init, update) over trees: wrappers and foreign transformations.
+
+The state is a dict by block key with one step counter. Everything that concerns trees, dtypes,
+frozen leaves, shapes and sharding is done here, once, so that no block has to.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adamfx import trees
+from adamfx.record import Moments
+from adamfx.values import Form, Value
+
+Array = Any
+Tree = Any
+
+
+class Leafwise(NamedTuple):
+    """A block as arithmetic for one array; `leafwise` explains the fields."""
+
+    leaf: Callable
+    init: Callable | None = None
+    shared: Callable | None = None
+    init_shared: Callable | None = None
+    moments: str | None = None
+    whole_tree: bool = False
+    needs_params: bool = False
+    mask: Any = None
+
+
+class Pair(NamedTuple):
+    """A block as functions over trees. A foreign one gets trees in the dtype of the output."""
+
+    init: Callable
+    update: Callable
+    foreign: bool = False
+
+
+class Here(NamedTuple):
+    """What a leaf function may read besides the update: arrays of one leaf, float32 at least."""
+
+    param: Array  # the parameter; only for blocks that declare needs_params
+    gradient: Array  # the gradient as the estimators saw it
+    memory: Any  # what this block remembers of this leaf, by name
+    shared: Any  # what this block's `shared` returned
+
+
+class Step(NamedTuple):
+    """What a block's `shared` may read, once per step."""
+
+    count: Array  # steps done before this one, int32
+    memory: Any  # what this block remembers once for all leaves, by name
+    rates: Any  # (first, second): the Rates of the scale_by_moments before this block
+    updates: list  # whole_tree blocks: the trained leaves of the update so far
+    extra: dict[str, Any]  # extra arguments of update
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Memory:
+    """What a block remembers, by name: `state["scale_by_moments"].mu`."""
+
+    def __init__(self, **fields: Any):
+        self.__dict__.update(fields)
+
+    def tree_flatten(self):
+        return tuple(self.__dict__.values()), tuple(self.__dict__)
+
+    def tree_flatten_with_keys(self):
+        keyed = [(jax.tree_util.GetAttrKey(name), x) for name, x in self.__dict__.items()]
+        return keyed, tuple(self.__dict__)
+
+    @classmethod
+    def tree_unflatten(cls, names: tuple, values: tuple) -> Memory:
+        return cls(**dict(zip(names, values, strict=True)))
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"no {name!r} here; this block remembers {', '.join(self.__dict__)}")
+
+    def __repr__(self) -> str:
+        return f"Memory({', '.join(f'{name}={x!r}' for name, x in self.__dict__.items())})"
+
+
+class Block:
+    """A block at work in one program: its key, meaning, and what it remembers, by leaf."""
+
+    def __init__(self, key: str, value: Value, scalar_dtype: Any):
+        self.key, self.form, self.hyper = key, value._form, value._leaves
+        spec = self.form.build(trees.cast_floats(self.hyper, scalar_dtype)).meaning
+        self.spec: Any = spec
+        self.is_pair = isinstance(spec, Pair)
+        self.scalar_names = tuple(spec.init_shared()) if not self.is_pair and spec.init_shared else ()
+        self.scalars: dict[str, Array] = {}
+        self.columns: dict[str, list] = {}
+        self.state: Any = None
+        self.acts: list[bool] | None = None  # by leaf; None: on all
+
+    def load(self, state: Any, structure: Any) -> None:
+        """Takes the block's part of the state apart."""
+        self.state = state
+        if isinstance(state, Memory) and not self.is_pair:
+            for name, x in state.__dict__.items():
+                if name in self.scalar_names:
+                    self.scalars[name] = x
+                else:
+                    self.columns[name] = structure.flatten_up_to(x)
+
+    def memory(self, j: int) -> dict[str, Array]:
+        return {name: column[j] for name, column in self.columns.items()}
+
+    def remember(self, j: int, memory: dict[str, Array]) -> None:
+        for name, x in memory.items():
+            self.columns[name][j] = x
+
+    def save(self, structure: Any) -> Any:
+        """The block's part of the new state."""
+        if self.is_pair:
+            return self.state
+        columns = {name: structure.unflatten(column) for name, column in self.columns.items()}
+        return Memory(**columns, **self.scalars)
+
+
+class Run(NamedTuple):
+    """The static half of a stretch's leaf function."""
+
+    forms: tuple[Form, ...]
+    finish: str = "carry"  # "carry": as computed; "update": in the output's dtype; "step": p + u
+    dtype: Any = None  # of the output
+
+
+Blocks = Sequence[tuple[str, Value]]
+
+
+# ---- init ----------------------------------------------------------------------------------------
+
+
+def init(blocks: Blocks, params: Tree) -> dict[str, Any]:
+    """The state of a sentence: {"count": 0, key: Memory or the pair's own state, ...}."""
+    leaves, structure = trees.flatten(params)
+    _check_leaves("init", leaves, params)
+    trained = [trees.is_trained(x) for x in leaves]
+    leaves = [jnp.asarray(x) if t else None for x, t in zip(leaves, trained, strict=True)]
+    present = [x for x in leaves if x is not None]
+    anchor = present[0] if present else jnp.zeros(())
+    dtype = _scalar_dtype(present)
+    working = [Block(key, value, dtype) for key, value in blocks]
+
+    state = {"count": follow(anchor, jnp.zeros((), jnp.int32))}
+    for block in working:
+        if block.is_pair:
+            own = block.spec.init(structure.unflatten(leaves))
+            if jax.tree.leaves(own):
+                state[block.key] = own
+            continue
+        if block.spec.init_shared:
+            scalars = block.spec.init_shared()
+            block.scalars = {n: follow(anchor, jnp.asarray(x, dtype)) for n, x in scalars.items()}
+        if block.spec.init:
+            for name in jax.eval_shape(block.spec.init, anchor):
+                block.columns[name] = [None] * len(leaves)
+        if block.scalars or block.columns:
+            state[block.key] = block
+    remembering = [block for block in working if block.columns]
+    run = Run(tuple(block.form for block in remembering))
+    hyper = [block.hyper for block in remembering]
+    for j, x in enumerate(leaves):
+        if x is not None and remembering:
+            for block, memory in zip(remembering, _init_leaf(run, hyper, x), strict=True):
+                block.remember(j, memory)
+    return {k: x.save(structure) if isinstance(x, Block) else x for k, x in state.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init_leaf(run: Run, hyper: list, p: Array) -> list[dict[str, Array]]:
+    """What each block of the run remembers of one array at the start."""
+    at = p.astype(trees.at_least_float32(p.dtype))
+    specs = _build(run, hyper, at.dtype)
+    return [{name: trees.follow(p, m) for name, m in spec.init(at).items()} for spec in specs]
+
+
+follow = jax.jit(trees.follow)
+
+
+# ---- one step ------------------------------------------------------------------------------------
+
+
+def run(
+    blocks: Blocks,
+    grads: Tree,
+    state: dict[str, Any],
+    params: Tree,
+    extra: dict[str, Any],
+    finish: str,
+) -> tuple[Tree, dict[str, Any]]:
+    """One step of a sentence: (updates, state), or (new params, state) for finish="step"."""
+    where = "step" if finish == "step" else "update"
+    given, structure = trees.flatten(grads)
+    _check_leaves(where, given, grads)
+    p = _params_like(where, params, grads) if params is not None else [None] * len(given)
+    trained = [trees.is_trained(g) for g in given]
+    if params is not None:
+        trained = [t and trees.is_trained(q) for t, q in zip(trained, p, strict=True)]
+    x = [jnp.asarray(g) if t else g for g, t in zip(given, trained, strict=True)]
+    p = [jnp.asarray(q) if t and q is not None else q for q, t in zip(p, trained, strict=True)]
+    present = [y for ys in (x, p) for y, t in zip(ys, trained, strict=True) if t and y is not None]
+    working = [Block(key, value, _scalar_dtype(present)) for key, value in blocks]
+
+    _check_state(where, working, state)
+    for block in working:
+        _check_memory_structure(where, block, state.get(block.key), grads)
+        block.load(state.get(block.key), structure)
+        block.acts = _mask(where, block, params)
+        if block.spec.needs_params if not block.is_pair else False:
+            _require_params(where, block, params)
+        for column in block.columns.values():  # a leaf that was frozen at init stays frozen
+            trained = [t and m is not None for t, m in zip(trained, column, strict=True)]
+    _check_shapes(where, working, x, trained, grads)
+
+    to = [(y if q is None else q).dtype if t else None for y, q, t in zip(x, p, trained, strict=True)]
+    g, rates = list(x), (None, None)
+    stretches = _stretches(working)
+    for stretch in stretches:
+        if stretch and stretch[0].is_pair:
+            x = _run_pair(stretch[0], x, p, trained, to, structure, params is not None, extra)
+            continue
+        shared = {}
+        for block in stretch:
+            whole = [y for y, t in zip(x, trained, strict=True) if t] if block.spec.whole_tree else []
+            step = Step(state["count"], Memory(**block.scalars), rates, whole, extra)
+            shared[block.key] = _run_shared(block, step)
+            if block.spec.moments == "opens":
+                rates = shared[block.key]
+        for j in (j for j, t in enumerate(trained) if t):
+            active = [b for b in stretch if b.acts is None or b.acts[j]]
+            mode = finish if stretch is stretches[-1] else "carry"
+            needs_param = mode == "step" or any(b.spec.needs_params for b in active)
+            x[j], g[j], memories = _run_leaf(
+                Run(tuple(b.form for b in active), mode, to[j]),
+                [b.hyper for b in active],
+                [shared[b.key] for b in active],
+                [b.memory(j) for b in active],
+                p[j] if needs_param else None,
+                g[j],
+                x[j],
+            )
+            for block, memory in zip(active, memories, strict=True):
+                block.remember(j, memory)
+
+    frozen = [_frozen_output(g, q, finish) for g, q in zip(given, p, strict=True)]
+    out = [y if t else f for y, f, t in zip(x, frozen, trained, strict=True)]
+    new = {block.key: block.save(structure) for block in working if block.key in state}
+    count = jnp.minimum(state["count"], np.int32(2**31 - 2)) + np.int32(1)  # stops, never wraps
+    return structure.unflatten(out), {**state, **new, "count": count}
+
+
+def _stretches(blocks: list[Block]) -> list[list[Block]]:
+    """The blocks that run together; a pair stands alone. The last stretch is leafwise."""
+    found: list[list[Block]] = [[]]
+    for block in blocks:
+        if block.is_pair:
+            found += [[block], []]
+        elif block.spec.whole_tree:
+            found.append([block])
+        else:
+            found[-1].append(block)
+    return found
+
+
+def _run_shared(block: Block, step: Step) -> Any:
+    if block.spec.shared is None:
+        return None
+    if not block.spec.init_shared:
+        return block.spec.shared(step)
+    result, scalars = block.spec.shared(step)
+    block.scalars = {n: jnp.asarray(scalars[n], x.dtype) for n, x in block.scalars.items()}
+    return result
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run_leaf(
+    run: Run, hyper: list, shared: list, memory: list, p: Array, g: Array, x: Array
+) -> tuple[Array, Array, list]:
+    """A stretch on one array: (direction or new parameter, gradient, what the blocks remember)."""
+    dtype = trees.at_least_float32(x.dtype, *([] if p is None else [p.dtype]))
+    real = trees.real_dtype(dtype)
+    x, g = x.astype(dtype), g.astype(dtype)
+    at = None if p is None else p.astype(dtype)
+    moments = Moments(direction=x, gradient=g)
+    memories = []
+    for form, spec, s, old in zip(run.forms, _build(run, hyper, dtype), shared, memory, strict=True):
+        wide = {n: m.astype(dtype if jnp.iscomplexobj(m) else real) for n, m in old.items()}
+        if spec.moments == "corrects":
+            if not moments.is_open:
+                raise ValueError(
+                    f"{form.constructor.name}: nothing to correct; it must follow scale_by_moments, "
+                    "with nothing but other corrections between them"
+                )
+        else:
+            moments = moments.close()
+        here = Here(at, moments.gradient, Memory(**wide), trees.cast_floats(s, real))
+        given = moments if spec.moments == "corrects" else moments.direction
+        out = spec.leaf(given, here)
+        new = old
+        if spec.init:
+            out, new = out
+            new = {n: _like(form.constructor.name, n, new[n], m) for n, m in old.items()}
+        memories.append(new)
+        if not isinstance(out, Moments):
+            out = moments.replace(direction=_like(form.constructor.name, "update", out, x), first=None, second=None)
+        moments = out
+    u = moments.close().direction
+    if run.finish == "step":
+        u = at + u
+    return (u if run.finish == "carry" else u.astype(run.dtype)), moments.gradient, memories
+
+
+def _build(run: Run, hyper: list, dtype: Any) -> list[Leafwise]:
+    hyper = trees.cast_floats(hyper, trees.real_dtype(dtype))
+    return [form.build(h).meaning for form, h in zip(run.forms, hyper, strict=True)]
+
+
+def _like(block: str, name: str, new: Array, old: Array) -> Array:
+    if jnp.shape(new) != old.shape:
+        raise ValueError(
+            f"{block}: its leaf function returned {name} of shape {jnp.shape(new)} for {old.shape}; "
+            "the arithmetic of one array must keep its shape"
+        )
+    return jnp.asarray(new, old.dtype)
+
+
+def _run_pair(
+    block: Block,
+    x: list,
+    p: list,
+    trained: list[bool],
+    to: list,
+    structure: Any,
+    with_params: bool,
+    extra: dict[str, Any],
+) -> list:
+    """A block over trees; frozen leaves are None in what it is given."""
+    updates = [y if t else None for y, t in zip(x, trained, strict=True)]
+    params = [q if trees.is_trained(q) else None for q in p]
+    if block.spec.foreign:  # knows no missing gradients
+        updates = [
+            jnp.zeros_like(q) if y is None and q is not None else y
+            for y, q in zip(updates, params, strict=True)
+        ]
+        updates = [y if d is None else y.astype(d) for y, d in zip(updates, to, strict=True)]
+    else:
+        updates = [y if y is None else y.astype(trees.at_least_float32(y.dtype)) for y in updates]
+    tree = structure.unflatten(updates)
+    if block.state is None:  # it remembers nothing: its empty state is made anew
+        block.state = jax.eval_shape(block.spec.init, tree)
+    args = (tree, block.state, structure.unflatten(params) if with_params else None)
+    new, block.state = block.spec.update(*args, **extra)
+    difference = trees.same_structure(new, tree)
+    if difference:
+        raise ValueError(f"{block.key}: its update returned another tree than it was given: {difference}")
+    out = [y if t else old for y, old, t in zip(trees.flatten(new)[0], x, trained, strict=True)]
+    for path, y, old, t in zip(trees.paths(tree), out, x, trained, strict=True):
+        if t and y.shape != old.shape:
+            raise ValueError(f"{block.key}: its update turned {path} of shape {old.shape} into {y.shape}")
+    return out
+
+
+def _frozen_output(g: Any, p: Any, finish: str) -> Any:
+    """What a frozen leaf gets: zeros of the parameter's dtype, or the parameter itself."""
+    if finish == "step":
+        return p
+    if g is None or jnp.issubdtype(trees.dtype_of(g if p is None else p), jax.dtypes.extended):
+        return None
+    like = g if p is None else p
+    if trees.dtype_of(like) == jax.dtypes.float0:
+        return np.zeros(np.shape(like), jax.dtypes.float0)
+    return jnp.zeros_like(like)
+
+
+def _scalar_dtype(leaves: list) -> Any:
+    """The dtype of what is computed once per step: the widest of the leaves, float32 at least."""
+    return trees.at_least_float32(*{trees.real_dtype(x.dtype) for x in leaves})
+
+
+# ---- checks, made once per signature while tracing --------------------------------------------------
+
+
+def _check_leaves(where: str, leaves: list, tree: Tree) -> None:
+    for j, x in enumerate(leaves):
+        if x is not None and not hasattr(x, "dtype") and not isinstance(x, (int, float, complex)):
+            raise TypeError(
+                f"{where}: the leaf at {trees.paths(tree)[j]} is {x!r} of type {type(x).__name__}; leaves "
+                "must be arrays, numbers or None: filter the tree first, e.g. with "
+                "eqx.filter(model, eqx.is_array)"
+            )
+
+
+def _params_like(where: str, params: Tree, grads: Tree) -> list:
+    difference = trees.same_structure(grads, params)
+    if difference:
+        raise ValueError(
+            f"{where}: gradients and params must be trees of one structure; in the gradients {difference}"
+        )
+    leaves = trees.flatten(params)[0]
+    for path, g, p in zip(trees.paths(grads), trees.flatten(grads)[0], leaves, strict=True):
+        if g is not None and p is not None and np.shape(g) != np.shape(p):
+            raise ValueError(
+                f"{where}: gradient at {path} has shape {np.shape(g)}, the parameter has {np.shape(p)}"
+            )
+    return leaves
+
+
+def _check_state(where: str, blocks: list[Block], state: Any) -> None:
+    advice = "make it with tx.init(params)"
+    if not isinstance(state, dict) or "count" not in state:
+        raise TypeError(f"{where}: the state must be a dict with 'count', got {type(state).__name__}; {advice}")
+    keys = {block.key for block in blocks}
+    needed = [b.key for b in blocks if not b.is_pair and (b.spec.init or b.spec.init_shared)]
+    for key in needed:
+        if key not in state:
+            raise ValueError(f"{where}: the state has no {key!r}, it has {sorted(state)}; {advice}")
+    unknown = sorted(set(state) - keys - {"count"})
+    if unknown:
+        raise ValueError(
+            f"{where}: the state holds {unknown}, which no block of this transformation remembers; {advice}"
+        )
+
+
+def _check_memory_structure(where: str, block: Block, state: Any, grads: Tree) -> None:
+    if block.is_pair or state is None:
+        return
+    for name, tree in state.__dict__.items():
+        difference = name not in block.scalar_names and trees.same_structure(grads, tree)
+        if difference:
+            raise ValueError(
+                f"{where}: the gradients are another tree than the state was made for; in them {difference}"
+            )
+
+
+def _check_shapes(where: str, blocks: list[Block], x: list, trained: list[bool], grads: Tree) -> None:
+    """What each block remembers must be what its init would make for this gradient."""
+    expected: dict[Any, Any] = {}
+    for block in blocks:
+        for j in (j for j, t in enumerate(trained) if t and block.columns):
+            key = (block.key, x[j].shape, x[j].dtype)
+            if key not in expected:
+                made = jax.eval_shape(block.spec.init, jax.ShapeDtypeStruct(x[j].shape, x[j].dtype))
+                expected[key] = {name: m.shape for name, m in made.items()}
+            for name, m in block.memory(j).items():
+                if m.shape != expected[key][name]:
+                    raise ValueError(
+                        f"{where}: gradient at {trees.paths(grads)[j]} has shape {x[j].shape}, the state "
+                        f"was made for {m.shape}"
+                    )
+
+
+def _require_params(where: str, block: Block, params: Tree) -> None:
+    if params is None:
+        raise ValueError(
+            f"{where}: {block.key} reads the parameters; call tx.update(grads, state, params)"
+        )
+
+
+def _mask(where: str, block: Block, params: Tree) -> list[bool] | None:
+    if block.is_pair or block.spec.mask is None or block.spec.mask is True:
+        return None
+    _require_params(where, block, params)
+    return trees.evaluate_mask(block.key, block.spec.mask, params)

@@ -1,0 +1,125 @@
+"""Trees of parameters: flattening with paths, frozen leaves, dtypes, memory that follows its leaf."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def is_none(x: Any) -> bool:
+    return x is None
+
+
+def flatten(tree: Any) -> tuple[list, Any]:
+    """Leaves and structure; None counts as a leaf, since a frozen leaf has None for its memory."""
+    return jax.tree.flatten(tree, is_leaf=is_none)
+
+
+def paths(tree: Any) -> list[str]:
+    """The path of every leaf as it would be written in code, e.g. "['dense']['kernel']"."""
+    pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)[0]
+    return [jax.tree_util.keystr(path) or "the root" for path, _ in pairs]
+
+
+def is_trained(x: Any) -> bool:
+    """Whether a leaf is optimized: real or complex numbers. Integers, float0 and None are frozen."""
+    return x is not None and jnp.issubdtype(dtype_of(x), jnp.inexact)
+
+
+def dtype_of(x: Any) -> Any:
+    return x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
+
+
+@functools.cache
+def at_least_float32(*dtypes: Any) -> Any:
+    """The dtype that arithmetic over these dtypes runs in: their common one, float32 at least."""
+    dtype = np.dtype(np.float32)
+    for other in dtypes:
+        with jax.numpy_dtype_promotion("standard"):  # bf16 and f16 meet in f32, whatever the mode
+            dtype = jnp.promote_types(dtype, other)
+    return dtype
+
+
+def real_dtype(dtype: Any) -> Any:
+    """float32 for complex64, float64 for complex128, else the dtype itself."""
+    return jnp.finfo(dtype).dtype
+
+
+def cast_floats(tree: Any, dtype: Any) -> Any:
+    """Casts the float arrays of a tree to `dtype`; Python numbers and integers stay."""
+
+    def cast(x: Any) -> Any:
+        floating = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+        return x.astype(dtype) if floating else x
+
+    return jax.tree.map(cast, tree)
+
+
+def is_traced(*trees: Any) -> bool:
+    """Whether any leaf is being traced, so that the caller is inside jit, vmap, grad, ..."""
+    return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(trees))
+
+
+def follow(p: jax.Array, x: Any) -> jax.Array:
+    """`x` unchanged, as an array that depends on `p` as far as a compiler can see.
+
+    So memory made from constants gets the sharding of its parameter, in eager code, under jit and
+    with explicit mesh axes alike, where a plain constant would land on one device; scalars are
+    replicated over the mesh of `p`. (jax.experimental.shard_alike did this for jit only and is
+    gone since JAX 0.12.) No number is both positive and negative, NaN included, and the compilers
+    do not fold it. The result has a strong type.
+    """
+    x = jnp.asarray(x)
+    x = x.astype(x.dtype)
+    p = p.real if jnp.iscomplexobj(p) else p
+    never = (p > 0) & (p < 0)
+    if x.shape != p.shape:
+        never = never.any()
+    return jnp.where(never, jnp.ones((), x.dtype), x)
+
+
+def same_structure(given: Any, wanted: Any) -> str | None:
+    """None if the trees have one structure, else the first path where they differ, in words."""
+    if flatten(given)[1] == flatten(wanted)[1]:
+        return None
+    mine, theirs = paths(given), paths(wanted)
+    for a in mine:
+        if a not in theirs:
+            return f"{a} is not expected"
+    for b in theirs:
+        if b not in mine:
+            return f"{b} is missing"
+    return f"{jax.tree.structure(given)} was given for {jax.tree.structure(wanted)}"
+
+
+Mask = Any  # None, a bool, a tree of bools (or a prefix of one), or a callable: params -> tree
+
+
+def evaluate_mask(block: str, mask: Mask, params: Any) -> list[bool]:
+    """One Python bool per leaf of `params`."""
+    structure = flatten(params)[1]
+    given = mask(params) if callable(mask) else mask
+    try:
+        whole = jax.tree.map(
+            lambda m, sub: jax.tree.map(lambda _: m, sub, is_leaf=is_none), given, params
+        )
+        leaves = structure.flatten_up_to(whole)
+    except ValueError as error:
+        raise ValueError(f"{block}: the mask does not match the parameters: {error}") from None
+    for path, m in zip(paths(params), leaves, strict=True):
+        if not isinstance(m, (bool, np.bool_)) and m is not None:
+            raise TypeError(
+                f"{block}: the mask at {path} is {m!r}; masks are trees of Python bools, True where "
+                "the block acts"
+            )
+    return [bool(m) for m in leaves]
+
+
+def map_trained(function: Callable, tree: Any) -> Any:
+    """Applies `function` to the trained leaves; the others become None."""
+    return jax.tree.map(lambda x: function(x) if is_trained(x) else None, tree, is_leaf=is_none)

@@ -1,0 +1,33 @@
+"""Every test runs under strict dtype and rank promotion, with warnings as errors."""
+
+import os
+
+# Eight host devices, for the sharding tests; must be said before JAX starts.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax
+import pytest
+from hypothesis import settings
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+settings.register_profile("adamfx", deadline=None, derandomize=True, max_examples=25)
+settings.load_profile("adamfx")
+
+
+@pytest.fixture
+def x64():
+    """The test runs with 64-bit numbers."""
+    with enable_x64():
+        yield
+
+
+def enable_x64():
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    from jax.experimental import enable_x64  # where JAX before 0.8 keeps it
+
+    return enable_x64()
