@@ -10,7 +10,9 @@ import math
 from typing import Any
 
 
-def number(block: str, name: str, x: Any, *, low: float = -math.inf, high: float = math.inf) -> None:
+def number(
+    block: str, name: str, x: Any, *, low: float = -math.inf, high: float = math.inf
+) -> None:
     """Raises ValueError unless the concrete number `x` is finite and low <= x <= high."""
     if isinstance(x, (int, float)) and not (math.isfinite(x) and low <= x <= high):
         raise ValueError(f"{block}: {name} must {_interval(low, high)}, got {x}")
@@ -25,7 +27,9 @@ def decay(block: str, x: Any, name: str = "decay") -> None:
 def choice(block: str, name: str, x: Any, allowed: Any) -> None:
     """Raises ValueError unless `x` is one of `allowed`."""
     if x not in allowed:
-        raise ValueError(f"{block}: {name} must be one of {', '.join(map(repr, allowed))}, got {x!r}")
+        raise ValueError(
+            f"{block}: {name} must be one of {', '.join(map(repr, allowed))}, got {x!r}"
+        )
 
 
 def steps(block: str, name: str, x: Any, low: int = 0) -> None:

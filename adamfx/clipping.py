@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from adamfx import checks, trees
-from adamfx.record import safe_divide, safe_root
+from adamfx.record import safe_root
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import block, leafwise
-from adamfx.values import Dynamic
 
 
 def global_norm(tree: Any) -> jax.Array:
@@ -35,8 +34,8 @@ def norm(leaves: list) -> jax.Array:
         c = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0) for x in parts]))
         c = jax.lax.stop_gradient(c)  # cancels out of the formula
         usable = jnp.isfinite(c) & (c > 0)
-        unit = jnp.where(usable, c, 1)
-        s = unit * safe_root(sum(jnp.sum((x / unit) ** 2) for x in parts))
+        inverse = 1 / jnp.where(usable, jnp.maximum(c, jnp.finfo(dtype).tiny), 1)  # see _factor
+        s = safe_root(sum(jnp.sum((x * inverse) ** 2) for x in parts)) / inverse
         return jnp.where(usable, s, c)
 
     # Below about 1e-30 in float32 squares lose digits to underflow; above the largest they overflow.
@@ -98,4 +97,6 @@ def clip_by_global_norm(max_norm: Rate):
 
 
 def _factor(max_norm: Any, size: jax.Array) -> jax.Array:
-    return jnp.where(size > max_norm, safe_divide(max_norm, size), 1)
+    """min(1, max_norm / size). That a division comes last matters: XLA copies cheap scalar ops such
+    as a select, and with it the whole sum over the leaves, into the loop of every leaf."""
+    return max_norm / jnp.maximum(size, jnp.maximum(max_norm, jnp.finfo(size.dtype).tiny))

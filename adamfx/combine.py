@@ -24,12 +24,12 @@ def chain(*transformations: Any):
     for tx in transformations:
         tx = tx if isinstance(tx, GradientTransformation) else foreign(tx)
         flat.extend(_parts(tx))
-    if len(flat) == 1:
-        return flat[0]
+    if len(flat) < 2:
+        return flat[0] if flat else identity()
     if len(flat) == len(transformations) and all(map(_is, flat, transformations)):
         _check_names([key for key, _ in _named(flat)])
         return Sentence(flat)
-    return chain(*flat) if flat else identity()
+    return chain(*flat)
 
 
 def _parts(tx: GradientTransformation) -> tuple:
@@ -86,11 +86,9 @@ def foreign(transformation: Any):
     `chain` calls this itself. The object is static: it is compared as it compares itself.
     """
     tx = transformation
-    if isinstance(tx, tuple) and len(tx) == 2 and all(map(callable, tx)):
-        init, update = tx
-    elif callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None)):
-        init, update = tx.init, tx.update
-    else:
+    is_pair = type(tx) is tuple and len(tx) == 2
+    init, update = tx if is_pair else (getattr(tx, "init", None), getattr(tx, "update", None))
+    if not (callable(init) and callable(update)):
         raise TypeError(
             f"chain: {tx!r} is not a gradient transformation: it needs init(params) and "
             "update(updates, state, params), or to be a pair of such functions"
@@ -172,7 +170,11 @@ def set_hyperparams(state: Any, **changes: Any) -> Any:
         new = jnp.asarray(exact[name], old.dtype)
         if new.shape != old.shape:
             raise ValueError(f"set_hyperparams: {name} has shape {old.shape}, got {new.shape}")
-        return jax.device_put(new, old.sharding) if isinstance(old, jax.Array) and not trees.is_traced(old, new) else new
+        return (
+            jax.device_put(new, old.sharding)
+            if isinstance(old, jax.Array) and not trees.is_traced(old, new)
+            else new
+        )
 
     return jax.tree_util.tree_map_with_path(change, state)
 

@@ -1,11 +1,11 @@
 """Weight decay. Where it stands in the chain says which kind it is.
 
-    coupled       chain(add_decayed_weights(wd), scale_by_moments(...), ..., scale_by_lr(lr))
-                  L2 regularisation: the decay goes through the moments
-    decoupled     chain(scale_by_moments(...), ..., add_decayed_weights(wd), scale_by_lr(lr))
-                  AdamW: Loshchilov & Hutter 2019, algorithm 2
-    independent   chain(..., scale_by_lr(lr, flip_sign=False), add_decayed_weights(wd), scale(-1.0))
-                  the learning rate does not scale the decay
+coupled       chain(add_decayed_weights(wd), scale_by_moments(...), ..., scale_by_lr(lr))
+              L2 regularisation: the decay goes through the moments
+decoupled     chain(scale_by_moments(...), ..., add_decayed_weights(wd), scale_by_lr(lr))
+              AdamW: Loshchilov & Hutter 2019, algorithm 2
+independent   chain(..., scale_by_lr(lr, flip_sign=False), add_decayed_weights(wd), scale(-1.0))
+              the learning rate does not scale the decay
 """
 
 from __future__ import annotations

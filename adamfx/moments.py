@@ -55,8 +55,10 @@ class Recursion(NamedTuple):
 
     update: Callable[[Array, Array, Rates], Array]  # (s, x, rates) -> s
     decay: Any = 0.0  # number, array or schedule
-    gain: Callable[[Array, Array], Array] | None = None  # (count, 1 - b) -> weight of x; None: 1 - b
-    of: str | None = None
+    gain: Callable[[Array, Array], Array] | None = (
+        None  # (count, 1 - b) -> weight of x; None: 1 - b
+    )
+    of: Any = None  # a key of STATISTICS; None: the side's own
     initial: Any = 0.0
     weighs: bool = False  # mass 1 - prod b; else the mass is 1
 
@@ -202,7 +204,9 @@ def _mass(log_product: Array) -> Array:
     return -jnp.expm1(log_product[0])
 
 
-def _rates(r: Recursion, count: Array, log_product: Array | None, lags: bool) -> tuple[Rates, Array]:
+def _rates(
+    r: Recursion, count: Array, log_product: Array | None, lags: bool
+) -> tuple[Rates, Array]:
     """The scalars of one side at this step, and the new log of the product of its decays."""
     b, next_b = value_at(r.decay, count), value_at(r.decay, count + 1)
     gain = 1 - b if r.gain is None else r.gain(count, 1 - b)
@@ -319,7 +323,9 @@ def scale_by_moments(
 
 def _needs(name: str, side: Side | None, which: str) -> Side:
     if side is None:
-        raise ValueError(f"{name}: nothing to correct; the scale_by_moments before it has no {which}")
+        raise ValueError(
+            f"{name}: nothing to correct; the scale_by_moments before it has no {which}"
+        )
     return side
 
 

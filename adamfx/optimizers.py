@@ -48,7 +48,7 @@ def sgd(
 
     The learning rate is outside the buffer, as in optax and torch. Inside it (Keras):
     `chain(scale_by_lr(lr), scale_by_moments(trace(momentum), None))`. torch's dampening:
-    `scale_by_moments(trace(momentum, dampening, first_whole=True), None)`.
+    `chain(scale_by_moments(trace(momentum, dampening, first_whole=True), None), scale_by_lr(lr))`.
     """
     if momentum is None:
         return scale_by_lr(learning_rate)
@@ -158,7 +158,8 @@ def adadelta(
 ) -> GradientTransformation:
     """RMSProp in the units of the past updates. Zeiler 2012, algorithm 1.
 
-    No learning rate means 1. The weight decay is coupled, as in optax and torch.
+    No learning rate means 1 (optax 0.2.8 then goes uphill). The weight decay is coupled, as in optax
+    and torch, which agree with learning_rate=1.
     """
     return chain(
         add_decayed_weights(weight_decay, weight_decay_mask),
@@ -229,9 +230,10 @@ def nadam(
 ) -> GradientTransformation:
     """Adam with Nesterov's look-ahead. Dozat 2016.
 
-    The look-ahead uses the constant b1, as in optax. torch's has a decay of its own,
-    mu_t = b1 (1 - 0.5 * 0.96^(t * 4e-3)): give that schedule to the block,
-    `chain(scale_by_moments(b1, b2), bias_correct(), nesterov(mu), scale_by_lr(2e-3))`.
+    The look-ahead uses the constant b1, as in optax. torch's has a decay of its own; give that
+    schedule to the block: with `mu = lambda n: b1 * (1 - 0.5 * 0.96 ** ((n + 1.0) * 4e-3))`, n the
+    steps done before, `chain(scale_by_moments(b1, b2), bias_correct(), nesterov(mu),
+    scale_by_lr(2e-3))`.
     """
     return adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
 
@@ -324,7 +326,8 @@ def radam(
 ) -> GradientTransformation:
     """Adam that waits for the variance of v to be tractable. Liu et al. 2020, algorithm 2.
 
-    eps is added after the correction, as in optax. torch adds it before, where="hat".
+    eps is added after the correction, as in optax. torch adds it before:
+    `chain(scale_by_moments(b1, b2, where="hat"), bias_correct(), rectify(), scale_by_lr(lr))`.
     """
     return chain(
         scale_by_moments(b1, b2, eps=eps, eps_root=eps_root),
@@ -362,7 +365,8 @@ def yogi(
     """Adam whose second moment moves by at most (1 - b2) g^2. Zaheer et al. 2018, algorithm 2.
 
     v starts at 1e-6, m at 0 as in the paper. optax starts m at 1e-6 too, so that a zero gradient
-    moves the parameters: `scale_by_moments(ema(b1, initial=1e-6), yogi_ema(b2), eps=1e-3)`.
+    moves the parameters: `chain(scale_by_moments(ema(b1, initial=1e-6), yogi_ema(b2), eps=1e-3),
+    bias_correct(), scale_by_lr(lr))`.
     """
     return chain(
         scale_by_moments(b1, yogi_ema(b2), eps=eps),

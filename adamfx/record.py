@@ -42,6 +42,9 @@ class Denominator(NamedTuple):
     root: bool = True  # square root for statistics of degree two, none for abs(g)
 
 
+NO_DENOMINATOR = Denominator()
+
+
 @dataclasses.dataclass(frozen=True)
 class Moments:
     """The record of one leaf; see the head of this file."""
@@ -50,7 +53,7 @@ class Moments:
     gradient: Array  # the gradient as the estimators saw it
     first: Side | None = None
     second: Side | None = None
-    denominator: Denominator = Denominator()
+    denominator: Denominator = NO_DENOMINATOR
 
     def replace(self, **changes: Any) -> Moments:
         return dataclasses.replace(self, **changes)

@@ -10,7 +10,7 @@ from adamfx import checks
 from adamfx.clipping import norm
 from adamfx.moments import ema
 from adamfx.record import Rates, safe_divide, safe_root
-from adamfx.schedules import Rate, ScheduleFunction, value_at
+from adamfx.schedules import Rate, value_at
 from adamfx.transformation import block, leafwise
 from adamfx.values import Dynamic, Exact
 

@@ -6,6 +6,7 @@ and can stand wherever a rate or a decay can. `scale_by_lr(cosine_decay_schedule
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.record import safe_divide
-from adamfx.values import Dynamic, Exact, Value, constructor
+from adamfx.values import Dynamic, Exact, P, Value, constructor
 
 Array = Any
 
@@ -28,7 +29,15 @@ class Schedule(Value):
         return self.meaning(jnp.asarray(count))
 
 
-schedule = constructor(Schedule)
+def schedule(function: Callable[P, Any]) -> Callable[P, Schedule]:
+    """Decorator: makes a constructor of schedule values from a plain function.
+
+    The function returns `count -> value`; its parameters are declared as those of a block.
+    """
+    return _construct(function)
+
+
+_construct = constructor(Schedule)
 ScheduleFunction = Callable[[Any], Any]
 Rate = Dynamic | ScheduleFunction  # a learning rate or weight: a number, or a schedule of it
 Decay = Exact | ScheduleFunction  # a decay: a number in [0, 1), or a schedule of it
@@ -39,10 +48,9 @@ def value_at(x: Any, count: Array) -> Array:
     return x(count) if callable(x) else x
 
 
-def _progress(count: Array, steps: int, begin: int = 0) -> Array:
-    """(count - begin) / steps, held within [0, 1]."""
-    done = jnp.clip(count - begin, 0, steps)
-    return done.astype(jnp.result_type(float)) / steps
+def _fraction(count: Array, steps: int) -> Array:
+    """count / steps, held within [0, 1] while still whole; 0 for no steps at all."""
+    return jnp.clip(count, 0, steps).astype(jnp.result_type(float)) / max(steps, 1)
 
 
 @schedule
@@ -59,13 +67,18 @@ def polynomial_schedule(
     transition_steps: int,
     transition_begin: int = 0,
 ):
-    """end + (init - end) (1 - s)^power, s running from 0 to 1 over the transition."""
-    checks.steps("polynomial_schedule", "transition_steps", transition_steps, 1)
+    """end + (init - end) left^power, left running from 1 to 0 over the transition.
+
+    init throughout if transition_steps is 0.
+    """
+    checks.steps("polynomial_schedule", "transition_steps", transition_steps)
     checks.steps("polynomial_schedule", "transition_begin", transition_begin)
 
     def at(count):
-        s = _progress(count, transition_steps, transition_begin)
-        return end_value + (init_value - end_value) * (1 - s) ** power
+        done = jnp.clip(count - transition_begin, 0, transition_steps)
+        # Counted down in whole steps: 1 - s may come out below 0, and its root is then NaN.
+        left = _fraction(transition_steps - done, transition_steps) if transition_steps else 1.0
+        return end_value + (init_value - end_value) * left**power
 
     return at
 
@@ -103,7 +116,7 @@ def exponential_decay(
         x = init_value * decay_rate ** (jnp.floor(exponent) if staircase else exponent)
         if end_value is None:
             return x
-        grows = isinstance(decay_rate, float) and decay_rate > 1
+        grows = isinstance(decay_rate, (int, float)) and decay_rate >= 1
         return jnp.minimum(x, end_value) if grows else jnp.maximum(x, end_value)
 
     return at
@@ -134,7 +147,7 @@ def cosine_decay_schedule(
     checks.steps("cosine_decay_schedule", "decay_steps", decay_steps, 1)
 
     def at(count):
-        wave = 0.5 * (1 + jnp.cos(jnp.pi * _progress(count, decay_steps)))
+        wave = 0.5 * (1 + jnp.cos(jnp.pi * _fraction(count, decay_steps)))
         return init_value * ((1 - alpha) * wave**exponent + alpha)
 
     return at
@@ -148,7 +161,7 @@ def join_schedules(schedules: Sequence[ScheduleFunction], boundaries: Sequence[i
             f"join_schedules: {len(schedules)} schedules need {len(schedules) - 1} boundaries, got "
             f"{len(boundaries)}"
         )
-    for low, high in zip(boundaries, boundaries[1:], strict=False):
+    for low, high in itertools.pairwise(boundaries):
         if not low < high:
             raise ValueError(f"join_schedules: boundaries must increase, got {tuple(boundaries)}")
 
@@ -182,11 +195,14 @@ def piecewise_constant_schedule(
 
 @schedule
 def warmup_schedule(init_value: Dynamic, warmup_steps: int, following: Any):
-    """From init to where `following` starts, in a straight line; then `following`."""
-    checks.steps("warmup_schedule", "warmup_steps", warmup_steps, 1)
+    """From init to where `following` starts, in a straight line; then `following`.
+
+    `following` is a schedule, or a number for a constant; it counts from the end of the warm-up.
+    """
+    checks.steps("warmup_schedule", "warmup_steps", warmup_steps)
 
     def at(count):
-        s = _progress(count, warmup_steps)
+        s = _fraction(count, warmup_steps)
         peak = value_at(following, jnp.zeros_like(count))
         rest = value_at(following, jnp.maximum(count - warmup_steps, 0))
         return jnp.where(count < warmup_steps, init_value + (peak - init_value) * s, rest)
@@ -281,7 +297,7 @@ def cosine_onecycle_schedule(
 def _turns(name: str, transition_steps: int, *fractions: float) -> tuple[int, ...]:
     checks.steps(name, "transition_steps", transition_steps, 1)
     turns = (*(int(fraction * transition_steps) for fraction in fractions), transition_steps)
-    for low, high in zip((0, *turns), turns, strict=False):
+    for low, high in itertools.pairwise((0, *turns)):
         if low >= high:
             raise ValueError(
                 f"{name}: the turns must increase within {transition_steps} steps, got {turns}; take "

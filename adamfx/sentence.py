@@ -99,10 +99,18 @@ class Block:
 
     def __init__(self, key: str, value: Value, scalar_dtype: Any):
         self.key, self.form, self.hyper = key, value._form, value._leaves
-        spec = self.form.build(trees.cast_floats(self.hyper, scalar_dtype)).meaning
-        self.spec: Any = spec
+        for name, x in zip(value._leaf_names(), self.hyper, strict=True):
+            if np.shape(x):
+                raise ValueError(
+                    f"{key}: {name} has shape {np.shape(x)}, hyperparameters are scalars; to run a "
+                    "stacked transformation, vmap over it: jax.vmap(lambda tx: tx.init(params))(stacked)"
+                )
+        spec: Any = self.form.build(trees.cast_floats(self.hyper, scalar_dtype)).meaning
+        self.spec = spec
         self.is_pair = isinstance(spec, Pair)
-        self.scalar_names = tuple(spec.init_shared()) if not self.is_pair and spec.init_shared else ()
+        self.scalar_names = (
+            tuple(spec.init_shared()) if not self.is_pair and spec.init_shared else ()
+        )
         self.scalars: dict[str, Array] = {}
         self.columns: dict[str, list] = {}
         self.state: Any = None
@@ -150,7 +158,7 @@ Blocks = Sequence[tuple[str, Value]]
 def init(blocks: Blocks, params: Tree) -> dict[str, Any]:
     """The state of a sentence: {"count": 0, key: Memory or the pair's own state, ...}."""
     leaves, structure = trees.flatten(params)
-    _check_leaves("init", leaves, params)
+    check_leaves("init", leaves, params)
     trained = [trees.is_trained(x) for x in leaves]
     leaves = [jnp.asarray(x) if t else None for x, t in zip(leaves, trained, strict=True)]
     present = [x for x in leaves if x is not None]
@@ -169,7 +177,8 @@ def init(blocks: Blocks, params: Tree) -> dict[str, Any]:
             scalars = block.spec.init_shared()
             block.scalars = {n: follow(anchor, jnp.asarray(x, dtype)) for n, x in scalars.items()}
         if block.spec.init:
-            for name in jax.eval_shape(block.spec.init, anchor):
+            made: Any = jax.eval_shape(block.spec.init, anchor)
+            for name in made:
                 block.columns[name] = [None] * len(leaves)
         if block.scalars or block.columns:
             state[block.key] = block
@@ -188,7 +197,8 @@ def _init_leaf(run: Run, hyper: list, p: Array) -> list[dict[str, Array]]:
     """What each block of the run remembers of one array at the start."""
     at = p.astype(trees.at_least_float32(p.dtype))
     specs = _build(run, hyper, at.dtype)
-    return [{name: trees.follow(p, m) for name, m in spec.init(at).items()} for spec in specs]
+    starts: Any = [spec.init for spec in specs]
+    return [{name: trees.follow(p, m) for name, m in init(at).items()} for init in starts]
 
 
 follow = jax.jit(trees.follow)
@@ -208,7 +218,7 @@ def run(
     """One step of a sentence: (updates, state), or (new params, state) for finish="step"."""
     where = "step" if finish == "step" else "update"
     given, structure = trees.flatten(grads)
-    _check_leaves(where, given, grads)
+    check_leaves(where, given, grads)
     p = _params_like(where, params, grads) if params is not None else [None] * len(given)
     trained = [trees.is_trained(g) for g in given]
     if params is not None:
@@ -223,13 +233,15 @@ def run(
         _check_memory_structure(where, block, state.get(block.key), grads)
         block.load(state.get(block.key), structure)
         block.acts = _mask(where, block, params)
-        if block.spec.needs_params if not block.is_pair else False:
+        if not block.is_pair and block.spec.needs_params:
             _require_params(where, block, params)
         for column in block.columns.values():  # a leaf that was frozen at init stays frozen
             trained = [t and m is not None for t, m in zip(trained, column, strict=True)]
     _check_shapes(where, working, x, trained, grads)
 
-    to = [(y if q is None else q).dtype if t else None for y, q, t in zip(x, p, trained, strict=True)]
+    to = [
+        (y if q is None else q).dtype if t else None for y, q, t in zip(x, p, trained, strict=True)
+    ]
     g, rates = list(x), (None, None)
     stretches = _stretches(working)
     for stretch in stretches:
@@ -238,7 +250,9 @@ def run(
             continue
         shared = {}
         for block in stretch:
-            whole = [y for y, t in zip(x, trained, strict=True) if t] if block.spec.whole_tree else []
+            whole = (
+                [y for y, t in zip(x, trained, strict=True) if t] if block.spec.whole_tree else []
+            )
             step = Step(state["count"], Memory(**block.scalars), rates, whole, extra)
             shared[block.key] = _run_shared(block, step)
             if block.spec.moments == "opens":
@@ -276,7 +290,7 @@ def _stretches(blocks: list[Block]) -> list[list[Block]]:
             found.append([block])
         else:
             found[-1].append(block)
-    return found
+    return [stretch for stretch in found[:-1] if stretch] + found[-1:]
 
 
 def _run_shared(block: Block, step: Step) -> Any:
@@ -300,7 +314,9 @@ def _run_leaf(
     at = None if p is None else p.astype(dtype)
     moments = Moments(direction=x, gradient=g)
     memories = []
-    for form, spec, s, old in zip(run.forms, _build(run, hyper, dtype), shared, memory, strict=True):
+    for form, spec, s, old in zip(
+        run.forms, _build(run, hyper, dtype), shared, memory, strict=True
+    ):
         wide = {n: m.astype(dtype if jnp.iscomplexobj(m) else real) for n, m in old.items()}
         if spec.moments == "corrects":
             if not moments.is_open:
@@ -319,7 +335,9 @@ def _run_leaf(
             new = {n: _like(form.constructor.name, n, new[n], m) for n, m in old.items()}
         memories.append(new)
         if not isinstance(out, Moments):
-            out = moments.replace(direction=_like(form.constructor.name, "update", out, x), first=None, second=None)
+            out = moments.replace(
+                direction=_like(form.constructor.name, "update", out, x), first=None, second=None
+            )
         moments = out
     u = moments.close().direction
     if run.finish == "step":
@@ -359,7 +377,9 @@ def _run_pair(
             jnp.zeros_like(q) if y is None and q is not None else y
             for y, q in zip(updates, params, strict=True)
         ]
-        updates = [y if d is None else y.astype(d) for y, d in zip(updates, to, strict=True)]
+        updates = [
+            y if y is None or d is None else y.astype(d) for y, d in zip(updates, to, strict=True)
+        ]
     else:
         updates = [y if y is None else y.astype(trees.at_least_float32(y.dtype)) for y in updates]
     tree = structure.unflatten(updates)
@@ -369,11 +389,15 @@ def _run_pair(
     new, block.state = block.spec.update(*args, **extra)
     difference = trees.same_structure(new, tree)
     if difference:
-        raise ValueError(f"{block.key}: its update returned another tree than it was given: {difference}")
+        raise ValueError(
+            f"{block.key}: its update returned another tree than it was given: {difference}"
+        )
     out = [y if t else old for y, old, t in zip(trees.flatten(new)[0], x, trained, strict=True)]
     for path, y, old, t in zip(trees.paths(tree), out, x, trained, strict=True):
         if t and y.shape != old.shape:
-            raise ValueError(f"{block.key}: its update turned {path} of shape {old.shape} into {y.shape}")
+            raise ValueError(
+                f"{block.key}: its update turned {path} of shape {old.shape} into {y.shape}"
+            )
     return out
 
 
@@ -394,10 +418,11 @@ def _scalar_dtype(leaves: list) -> Any:
     return trees.at_least_float32(*{trees.real_dtype(x.dtype) for x in leaves})
 
 
-# ---- checks, made once per signature while tracing --------------------------------------------------
+# ---- checks, made once per signature while tracing -----------------------------------------------
 
 
-def _check_leaves(where: str, leaves: list, tree: Tree) -> None:
+def check_leaves(where: str, leaves: list, tree: Tree) -> None:
+    """Raises TypeError, with the path, for a leaf that is neither an array nor a number nor None."""
     for j, x in enumerate(leaves):
         if x is not None and not hasattr(x, "dtype") and not isinstance(x, (int, float, complex)):
             raise TypeError(
@@ -425,7 +450,9 @@ def _params_like(where: str, params: Tree, grads: Tree) -> list:
 def _check_state(where: str, blocks: list[Block], state: Any) -> None:
     advice = "make it with tx.init(params)"
     if not isinstance(state, dict) or "count" not in state:
-        raise TypeError(f"{where}: the state must be a dict with 'count', got {type(state).__name__}; {advice}")
+        raise TypeError(
+            f"{where}: the state must be a dict with 'count', got {type(state).__name__}; {advice}"
+        )
     keys = {block.key for block in blocks}
     needed = [b.key for b in blocks if not b.is_pair and (b.spec.init or b.spec.init_shared)]
     for key in needed:
@@ -449,7 +476,9 @@ def _check_memory_structure(where: str, block: Block, state: Any, grads: Tree) -
             )
 
 
-def _check_shapes(where: str, blocks: list[Block], x: list, trained: list[bool], grads: Tree) -> None:
+def _check_shapes(
+    where: str, blocks: list[Block], x: list, trained: list[bool], grads: Tree
+) -> None:
     """What each block remembers must be what its init would make for this gradient."""
     expected: dict[Any, Any] = {}
     for block in blocks:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import sentence, trees
-from adamfx.values import Container, Form, Value, constructor
+from adamfx.values import Container, Form, P, Value, constructor
 
 if TYPE_CHECKING:
     import optax
@@ -90,7 +90,11 @@ class GradientTransformation(Value):
             import optax
         except ImportError:
             raise ImportError("as_optax: needs optax; run: pip install optax") from None
-        return optax.GradientTransformationExtraArgs(self.init, self.update)
+
+        def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+            return self.update(updates, state, params, **extra)
+
+        return optax.GradientTransformationExtraArgs(self.init, update)
 
     def _prefix(self) -> str:
         template = dict(self._form.arguments).get("transformations")
@@ -114,7 +118,10 @@ def _keys(forms: list[Form]) -> list[str]:
     for form in forms:
         given = dict(form.arguments).get("name")
         name = given.value if given is not None else form.constructor.name
-        n = 1 + sum(key == name or key.startswith(f"{name}_") and key[len(name) + 1 :].isdigit() for key in keys)
+        n = 1 + sum(
+            key == name or (key.startswith(f"{name}_") and key[len(name) + 1 :].isdigit())
+            for key in keys
+        )
         keys.append(name if n == 1 else f"{name}_{n}")
     return keys
 
@@ -127,7 +134,12 @@ def _run(
     leaves = {name: jax.tree.leaves(x) for name, x in extra.items()}
     arrays = {n for n, xs in leaves.items() if all(isinstance(x, _ARRAYLIKE) for x in xs)}
     static = tuple((name, x) for name, x in extra.items() if name not in arrays)
-    return _compiled(tx, grads, state, params, {n: extra[n] for n in arrays}, static, finish)
+    try:
+        return _compiled(tx, grads, state, params, {n: extra[n] for n in arrays}, static, finish)
+    except TypeError:
+        for tree in (grads, params):
+            sentence.check_leaves(finish, trees.flatten(tree)[0], tree)
+        raise
 
 
 _ARRAYLIKE = (jax.Array, np.ndarray, np.generic, int, float, complex)
@@ -142,7 +154,7 @@ def _compiled(tx, grads, state, params, arrays, static, finish):
 _construct = constructor(GradientTransformation)
 
 
-def block(function: Callable) -> Any:
+def block(function: Callable[P, Any]) -> Callable[P, GradientTransformation]:
     """Decorator: makes a constructor of transformation values from a plain function.
 
         @fx.block
@@ -160,7 +172,7 @@ def block(function: Callable) -> Any:
     """
 
     @functools.wraps(function)
-    def body(*args: Any, **kwargs: Any) -> Any:
+    def body(*args: P.args, **kwargs: P.kwargs) -> Any:
         meaning = function(*args, **kwargs)
         if isinstance(meaning, (Sentence, sentence.Leafwise, sentence.Pair, Value)):
             return meaning
@@ -202,7 +214,9 @@ def leafwise(
       needs_params: `leaf` reads `here.param`.
       mask: where the block acts: a tree of bools, or a callable of the parameters that returns one.
     """
-    return sentence.Leafwise(leaf, init, shared, init_shared, moments, whole_tree, needs_params, mask)
+    return sentence.Leafwise(
+        leaf, init, shared, init_shared, moments, whole_tree, needs_params, mask
+    )
 
 
 @block

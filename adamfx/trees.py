@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def is_none(x: Any) -> bool:
@@ -62,7 +63,7 @@ def cast_floats(tree: Any, dtype: Any) -> Any:
 
 def is_traced(*trees: Any) -> bool:
     """Whether any leaf is being traced, so that the caller is inside jit, vmap, grad, ..."""
-    return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(trees))
+    return any(isinstance(x, Tracer) for x in jax.tree.leaves(trees))
 
 
 def follow(p: jax.Array, x: Any) -> jax.Array:

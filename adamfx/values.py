@@ -25,11 +25,12 @@ import sys
 import typing
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Generic, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 DYNAMIC, EXACT = "dynamic hyperparameter", "exact hyperparameter"
 Dynamic = Annotated[float | jax.Array | np.ndarray, DYNAMIC]
@@ -50,6 +51,7 @@ class _Leaf:
 
 
 LEAF = _Leaf()
+as_dtype: Any = jnp.dtype
 
 
 class Static:
@@ -83,11 +85,12 @@ class Container:
         return hash((self.kind, self.names, self.items))
 
     def make(self, items: list) -> Any:
-        return dict(zip(self.names, items, strict=True)) if self.kind is dict else self.kind(items)
+        make: Any = self.kind
+        return make(zip(self.names, items, strict=True) if make is dict else items)
 
 
 def _key(x: Any) -> Any:
-    if isinstance(x, jax.core.Tracer):
+    if isinstance(x, Tracer):
         raise TypeError(
             f"a static argument was given the traced value {x}; declare the parameter Dynamic or "
             "Exact in the signature, or pass a Python number"
@@ -239,19 +242,21 @@ def _template(x: Any, declared: str | None, leaves: list) -> Any:
         names = tuple(x) if isinstance(x, dict) else tuple(range(len(x)))
         items = x.values() if isinstance(x, dict) else x
         return Container(type(x), names, tuple(_template(y, declared, leaves) for y in items))
-    if isinstance(x, np.dtype) or isinstance(x, type(jnp.float32)):
-        return Static(np.dtype(x).name)  # prints as code: mu_dtype='bfloat16'
+    if isinstance(x, (np.dtype, type(jnp.float32))):
+        return Static(as_dtype(x).name)  # prints as code: mu_dtype='bfloat16'
     if declared:
-        if isinstance(x, (bool, np.bool_, str, bytes)):
+        if isinstance(x, (bool, np.bool_)):
             raise TypeError(f"expected a number, an array or a schedule, got {x!r}")
         if isinstance(x, (int, float, np.number)):
-            x = complex(x) if np.iscomplexobj(x) else float(x)
+            x = complex(x) if np.iscomplexobj(x) else float(x)  # type: ignore
             if declared is EXACT:
                 return Static(x)
         elif isinstance(x, (np.ndarray, jax.Array)):
             x = x if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.asarray(x, float)
-        else:
+        elif x is None or callable(x):
             return Static(x)
+        else:
+            raise TypeError(f"expected a number, an array or a schedule, got {x!r}")
         leaves.append(x)
         return LEAF
     return Static(x)
@@ -333,7 +338,7 @@ class Value:
         return {}
 
     def _walk(self, prefix: str) -> Iterator[tuple[str, Any, bool]]:
-        """(dotted name, argument, is a leaf) of all arguments that are not values themselves."""
+        """(dotted name, argument, is a leaf) of all arguments, those of nested values included."""
         leaves = iter(self._leaves)
         for name, template in self._form.arguments:
             yield from _walk(template, leaves, prefix, name, self._child_names(), (name,))
@@ -376,7 +381,7 @@ class Value:
                     f"concrete: {name} has shape {np.shape(x)}; choose one member of the sweep first, "
                     "with jax.tree.map(lambda x: x[i], tx)"
                 )
-            numbers[name] = np.asarray(x).item()
+            numbers[name] = _numbers(x)
         return self._rebuild(self._prefix(), numbers)
 
     def _rebuild(self: V, prefix: str, changes: dict[str, Any]) -> V:
@@ -398,7 +403,10 @@ def _walk(
 ) -> Iterator[tuple[str, Any, bool]]:
     path = _join(prefix, names.get(place, name))
     if isinstance(template, Form):
-        yield from _fill(template, leaves)._walk(path)
+        value = _fill(template, leaves)
+        if place not in names:  # a schedule or an estimator, itself an argument
+            yield path, value, False
+        yield from value._walk(path)
     elif isinstance(template, Container):
         for i, item in zip(template.names, template.items, strict=True):
             yield from _walk(item, leaves, path, str(i), names, (*place, i))
@@ -407,11 +415,18 @@ def _walk(
 
 
 def _rebuild(
-    template: Any, leaves: Iterator, prefix: str, name: str, names: dict, place: tuple, changes: dict
+    template: Any,
+    leaves: Iterator,
+    prefix: str,
+    name: str,
+    names: dict,
+    place: tuple,
+    changes: dict,
 ) -> Any:
     path = _join(prefix, names.get(place, name))
     if isinstance(template, Form):
-        return _fill(template, leaves)._rebuild(path, changes)
+        value = _fill(template, leaves)
+        return changes[path] if path in changes else value._rebuild(path, changes)
     if isinstance(template, Container):
         items = zip(template.names, template.items, strict=True)
         return template.make(
@@ -435,7 +450,7 @@ def match_name(name: str, known: list[str], caller: str) -> str:
 def _same(a: Any, b: Any) -> bool:
     if a is b:
         return True
-    if isinstance(a, jax.core.Tracer) or isinstance(b, jax.core.Tracer):
+    if isinstance(a, Tracer) or isinstance(b, Tracer):
         return False
     if isinstance(a, (np.ndarray, jax.Array)) or isinstance(b, (np.ndarray, jax.Array)):
         alike = np.shape(a) == np.shape(b) and getattr(a, "dtype", 0) == getattr(b, "dtype", 1)
@@ -443,21 +458,23 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
+def _numbers(x: Any) -> Any:
+    """An array as Python numbers: the shortest that it rounds from, 0.01 for float32's 0.00999..."""
+    x = np.asarray(x)
+    return [_numbers(y) for y in x] if x.ndim else type(x.item())(str(x))
+
+
 def _show(x: Any) -> str:
-    if isinstance(x, jax.core.Tracer):
+    if isinstance(x, Tracer):
         return f"<traced {x.aval.str_short()}>"
     if isinstance(x, (np.ndarray, jax.Array)):
-        return f"jnp.asarray({np.asarray(x).tolist()!r}, {str(x.dtype)!r})"
+        return f"jnp.asarray({_numbers(x)!r}, {str(x.dtype)!r})"
     if isinstance(x, (list, tuple, dict)) and not hasattr(x, "_fields"):
         if isinstance(x, dict):
             return "{" + ", ".join(f"{k!r}: {_show(y)}" for k, y in x.items()) + "}"
         inside = ", ".join(_show(y) for y in x)
         return f"[{inside}]" if isinstance(x, list) else f"({inside}{',' * (len(x) == 1)})"
     return x.__name__ if callable(x) and hasattr(x, "__name__") else repr(x)
-
-
-class _Declared(Generic[P, V]):  # for type checkers: a constructor keeps its parameters
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> V: ...  # type: ignore[empty-body]
 
 
 def constructor(kind: type[V]) -> Callable[[Callable[P, Any]], Callable[P, V]]:

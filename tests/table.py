@@ -1,0 +1,99 @@
+"""The one list of all public transformations that drives the laws, and a tree to run them on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import adamfx as fx
+
+OPTIMIZERS = {
+    "sgd": fx.sgd(0.1),
+    "sgd nesterov": fx.sgd(0.1, momentum=0.9, nesterov=True),
+    "momentum": fx.momentum(0.1),
+    "adagrad": fx.adagrad(0.1),
+    "rmsprop": fx.rmsprop(0.01),
+    "rmsprop with all": fx.rmsprop(
+        0.01, centered=True, momentum=0.9, nesterov=True, initial_scale=0.1, bias_correction=True
+    ),
+    "adadelta": fx.adadelta(1.0, weight_decay=1e-3),
+    "adam": fx.adam(0.01),
+    "adam nesterov": fx.adam(0.01, eps_root=1e-8, nesterov=True),
+    "adamw": fx.adamw(0.01, mask=fx.ndim_at_least(2)),
+    "nadam": fx.nadam(0.01),
+    "nadamw": fx.nadamw(0.01),
+    "adamax": fx.adamax(0.01),
+    "adamaxw": fx.adamaxw(0.01),
+    "amsgrad": fx.amsgrad(0.01),
+    "radam": fx.radam(0.01),
+    "adabelief": fx.adabelief(0.01),
+    "yogi": fx.yogi(0.01),
+    "lion": fx.lion(0.01),
+    "signum": fx.signum(0.01),
+    "lamb": fx.lamb(0.01, weight_decay=0.01),
+    "lars": fx.lars(0.1, weight_decay=0.01),
+    "novograd": fx.novograd(0.01, weight_decay=0.01),
+}
+
+LR = fx.scale_by_lr(0.01)
+MOMENTS = fx.scale_by_moments(0.9, 0.999)
+
+SENTENCES = {
+    "identity": fx.identity(),
+    "scale": fx.scale(0.5),
+    "scale_by_lr": fx.scale_by_lr(fx.cosine_decay_schedule(0.1, 20)),
+    "sign": fx.sign(),
+    "clip": fx.clip(0.1),
+    "clip_by_norm": fx.clip_by_norm(0.1),
+    "clip_by_global_norm": fx.clip_by_global_norm(0.1),
+    "scale_by_trust_ratio": fx.chain(fx.scale_by_trust_ratio(), LR),
+    "scale_by_past_rms": fx.scale_by_past_rms(0.9),
+    "add_decayed_weights": fx.add_decayed_weights(0.1, fx.path_matches("w*")),
+    "moments": MOMENTS,
+    "ema": fx.chain(fx.scale_by_moments(fx.ema(0.9, first_whole=True), None), LR),
+    "trace": fx.chain(fx.scale_by_moments(fx.trace(0.9, 0.1, first_whole=True), None), LR),
+    "total": fx.chain(fx.scale_by_moments(None, fx.total()), LR),
+    "mean": fx.chain(fx.scale_by_moments(fx.mean(), fx.mean()), LR),
+    "floor": fx.scale_by_moments(0.9, 0.999, where="floor", lag="second"),
+    "hat": fx.chain(fx.scale_by_moments(0.9, 0.999, where="hat"), fx.bias_correct(), LR),
+    "torch amsgrad": fx.chain(MOMENTS, fx.running_max(), fx.bias_correct(), LR),
+    "scheduled decays": fx.chain(
+        fx.scale_by_moments(fx.lambda_decay_schedule(0.9, 0.99), fx.linear_schedule(0.9, 0.999, 9)),
+        fx.bias_correct(),
+        fx.nesterov(fx.constant_schedule(0.8)),
+        fx.scale_by_lr(fx.inverse_sqrt_schedule(0.1)),
+    ),
+    "named": fx.chain(fx.named("slow", fx.scale_by_moments(0.99, None)), MOMENTS, LR),
+    "named chain": fx.chain(fx.clip(1.0), fx.named("inner", fx.adam(0.1)), fx.scale(0.1)),
+    "live": fx.live(fx.adamw(0.01)),
+    "live in chain": fx.chain(fx.clip(1.0), fx.live(fx.adam(0.01)), fx.scale(0.5)),
+    "clipped adamw": fx.chain(
+        fx.clip_by_global_norm(1.0), fx.adamw(fx.warmup_cosine_decay_schedule(0.0, 0.1, 5, 20))
+    ),
+}
+
+TABLE = OPTIMIZERS | SENTENCES
+
+
+def tree(dtype=np.float32, seed=0, scale=1.0):
+    """Two matrices of one shape, a vector and a scalar."""
+    rng = np.random.default_rng(seed)
+    shapes = {"w": (3, 4), "w2": (3, 4), "b": (4,), "s": ()}
+    return {k: jnp.asarray(rng.normal(size=s) * scale).astype(dtype) for k, s in shapes.items()}
+
+
+def run(tx, steps=5, dtype=np.float32, scale=1.0, params=None):
+    """(params, state, last updates) after some steps on random gradients."""
+    p = tree(dtype) if params is None else params
+    s = tx.init(p)
+    u = None
+    for t in range(steps):
+        u, s = tx.update(tree(dtype, seed=t + 1, scale=scale), s, p)
+        p = fx.apply_updates(p, u)
+    return p, s, u
+
+
+def signature(x):
+    """Structure, shapes, dtypes and weak types of a tree, to compare exactly."""
+    return jax.tree.structure(x), [
+        (y.shape, y.dtype, getattr(y, "weak_type", False)) for y in jax.tree.leaves(x)
+    ]

@@ -1,0 +1,74 @@
+"""Moments live where their parameter lives: eager and jitted init, automatic and explicit axes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from table import OPTIMIZERS, SENTENCES
+
+import adamfx as fx
+
+SPECS = {"w": P("x", "y"), "b": P("y"), "s": P(), "w2": P(None, ("x", "y"))}
+SHAPES = {"w": (8, 4), "b": (4,), "s": (), "w2": (2, 8)}
+CHOSEN = OPTIMIZERS | {
+    k: SENTENCES[k] for k in ("scheduled decays", "live in chain", "clipped adamw")
+}
+
+
+@pytest.mark.parametrize("jitted", [False, True], ids=["eager init", "jitted init"])
+@pytest.mark.parametrize("axes", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize("name", CHOSEN)
+def test_state_follows_the_parameters(name, axes, jitted):
+    tx = CHOSEN[name]
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(axes, axes))
+    with jax.set_mesh(mesh):
+        p = {
+            k: jax.device_put(np.full(SHAPES[k], 0.5, np.float32), NamedSharding(mesh, SPECS[k]))
+            for k in SPECS
+        }
+        s = (jax.jit(tx.init) if jitted else tx.init)(p)
+
+        def check(s):
+            for path, x in jax.tree_util.tree_leaves_with_path(s):
+                keys = [getattr(k, "key", None) for k in path]
+                leaf = next((k for k in keys if k in SPECS), None)
+                spec = SPECS[leaf] if leaf and x.shape == SHAPES[leaf] else P()
+                wanted = NamedSharding(mesh, spec)
+                assert x.sharding.is_equivalent_to(wanted, x.ndim), (path, x.sharding)
+
+        check(s)
+        traces = []
+
+        @functools.partial(jax.jit, donate_argnums=(0, 1))
+        def train_step(p, s):
+            traces.append(1)
+            g = jax.tree.map(lambda x: x * np.float32(0.1), p)
+            return tx.step(g, s, p)
+
+        for _ in range(3):
+            p, s = train_step(p, s)
+        check(s)
+        assert len(traces) == 1
+        assert train_step._cache_size() == 1
+
+
+def test_without_a_mesh_in_scope():
+    """Automatic axes need no jax.set_mesh: the counter must not stay behind on one device."""
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    p = jax.device_put(jnp.ones((8, 2)), NamedSharding(mesh, P("x")))
+    tx = fx.live(fx.adam(0.1))
+    for init in (tx.init, jax.jit(tx.init)):
+        s = init(p)
+        step = jax.jit(tx.step)
+        q, s1 = step(p, s, p)
+        q, s1 = step(p, s1, q)
+        assert step._cache_size() == 1
+        for x in jax.tree.leaves(s):
+            assert len(x.sharding.device_set) == 8
+        s = fx.set_hyperparams(s, learning_rate=0.5)
+        step(p, s, q)
+        assert step._cache_size() == 1
