@@ -351,9 +351,8 @@ def with_array_decays(tx):
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "radam", "lamb", "nadam", "adamax"])
 def test_derivatives_equal_finite_differences(name, x64):
-    p = tree(np.float64)
-    grads = [tree(np.float64, seed=t) for t in range(1, 9)]
-    grads = [{**g, "b": g["b"].at[0].set(0.0)} for g in grads]
+    p = {"b": tree(np.float64)["b"]}
+    grads = [{"b": tree(np.float64, seed=t)["b"].at[0].set(0.0)} for t in range(1, 8)]
     tx = jax.tree.map(jnp.float64, with_array_decays(OPTIMIZERS[name]))
     tx = jax.tree.map(lambda x: x.astype(jnp.float64), tx)
 

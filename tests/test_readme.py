@@ -1,0 +1,46 @@
+"""Every piece of code in the README runs; its tables say what the library does."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import adamfx as fx
+
+README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROWS = re.findall(r"^\| `([a-z]+\(.*?\))` \| `(.*?)` \|$", README, re.MULTILINE)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Flax and Equinox
+@pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))
+def test_code(code):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize(("call", "sentence"), ROWS)
+def test_table_of_compositions(call, sentence):
+    assert eval(call, vars(fx)) == eval(sentence, vars(fx))
+
+
+def test_every_optimizer_is_in_the_table():
+    names = {n for n, f in vars(fx).items() if getattr(f, "__module__", "") == "adamfx.optimizers"}
+    assert {call.partition("(")[0] for call, _ in ROWS} == names
+
+
+@pytest.mark.parametrize(
+    ("tx", "dtype", "size"),
+    [
+        (fx.adam(1e-3), "float32", 8),
+        (fx.adam(1e-3), "bfloat16", 8),
+        (fx.adam(1e-3, mu_dtype="bfloat16"), "bfloat16", 6),
+        (fx.momentum(1e-3), "bfloat16", 4),
+        (fx.lion(1e-3), "bfloat16", 4),
+    ],
+)
+def test_memory_of_the_state(tx, dtype, size):
+    state = tx.init(jnp.ones(1000, dtype))
+    assert sum(x.nbytes for x in jax.tree.leaves(state) if x.ndim and x.size > 2) == 1000 * size

@@ -1,0 +1,99 @@
+"""Speed as ratios to optax in the same process, interleaved in random order, medians of many rounds.
+
+The machine may be shared: a jitted step fails here only where the whole middle half of its ratios is
+above the bar, beside optax against a second copy of itself.
+"""
+
+import functools
+import random
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import adamfx as fx
+
+pytestmark = pytest.mark.slow
+
+SCHEDULE = dict(init_value=0.0, peak_value=1e-3, warmup_steps=10, decay_steps=100)
+CLIPPED = (
+    fx.chain(fx.clip_by_global_norm(1.0), fx.adamw(fx.warmup_cosine_decay_schedule(**SCHEDULE))),
+    optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(optax.warmup_cosine_decay_schedule(**SCHEDULE))
+    ),
+)
+ADAM = (fx.adam(1e-3), optax.adam(1e-3))
+
+
+@pytest.fixture(autouse=True)
+def plain_rules():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def interleaved(calls, rounds):
+    """Seconds of each call, by name, one list of `rounds` each."""
+    times = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name in random.Random(0).sample(list(calls), len(calls)):
+            start = time.perf_counter()
+            jax.block_until_ready(calls[name]())
+            times[name].append(time.perf_counter() - start)
+    return {name: np.asarray(x) for name, x in times.items()}
+
+
+@pytest.mark.parametrize(("pair", "bar"), [(ADAM, 1 / 10), (CLIPPED, 1 / 15)], ids=["adam", "clip"])
+def test_update_outside_jit(pair, bar, capsys):
+    params = {f"w{i}": jnp.ones(1000) for i in range(100)}
+    calls = {
+        name: functools.partial(tx.update, params, tx.init(params), params)
+        for name, tx in zip(("fx", "optax"), pair, strict=True)
+    }
+    for call in calls.values():
+        call()
+    times = interleaved(calls, 15)
+    ratio = np.median(times["fx"]) / np.median(times["optax"])
+    with capsys.disabled():
+        print(f"\noutside jit, 100 leaves of 1,000: {ratio:.3f} of optax, bar {bar:.3f}")
+    assert ratio <= bar
+
+
+@pytest.mark.parametrize(("leaves", "size", "inner"), [(1, 32_000_000, 1), (100, 1000, 20)])
+def test_jitted_step(leaves, size, inner, capsys):
+    """Update and apply, donated."""
+
+    def case(tx, apply):
+        @functools.partial(jax.jit, donate_argnums=(0, 1))
+        def step(params, state, grads):
+            updates, state = tx.update(grads, state, params)
+            return apply(params, updates), state
+
+        held = [{f"w{i}": jnp.ones(size) for i in range(leaves)}]
+        held.append(tx.init(held[0]))
+
+        def call():
+            for _ in range(inner):
+                held[:] = step(*held, grads)
+            return held
+
+        return call
+
+    grads = {f"w{i}": jnp.full(size, 0.1) for i in range(leaves)}
+    calls = {
+        "fx": case(ADAM[0], fx.apply_updates),
+        "optax": case(ADAM[1], optax.apply_updates),
+        "copy": case(ADAM[1], optax.apply_updates),
+    }
+    for call in calls.values():
+        call()
+    times = interleaved(calls, 12 if size > 1e6 else 60)
+    ratios = {name: x / times["optax"] for name, x in times.items() if name != "optax"}
+    low, middle, high = np.percentile(ratios["fx"], [25, 50, 75])
+    again = np.median(ratios["copy"])
+    with capsys.disabled():
+        text = f"{middle:.3f} [{low:.3f}, {high:.3f}] of optax, optax's copy {again:.3f}"
+        print(f"\njitted step, {leaves} leaves of {size:,}: {text}")
+    assert low <= max(again, 1.0) + 0.05
