@@ -1,13 +1,23 @@
 """Errors of one form: what was received, what is allowed, what to do.
 
-Only concrete Python numbers are checked for their range; arrays and tracers pass, since their
-values are not known while a program is traced.
+Arguments are checked when a constructor is called, and only concrete Python numbers for their
+range: what a tracer holds is not known. Trees and shapes are checked while a program is traced, so
+once per signature and not on every call.
 """
 
 from __future__ import annotations
 
 import math
 from typing import Any
+
+import jax
+import numpy as np
+
+from adamfx import trees
+
+Tree = Any
+
+# ---- arguments -----------------------------------------------------------------------------------
 
 
 def number(
@@ -42,3 +52,98 @@ def _interval(low: float, high: float) -> str:
     if high == math.inf:
         return "be finite" if low == -math.inf else f"be finite and >= {low:g}"
     return f"lie in [{low:g}, {high:g}]"
+
+
+# ---- trees ---------------------------------------------------------------------------------------
+
+
+def leaves(where: str, found: list, tree: Tree) -> None:
+    """Raises TypeError, with the path, for a leaf that is neither an array nor a number nor None."""
+    for j, x in enumerate(found):
+        if x is not None and not hasattr(x, "dtype") and not isinstance(x, (int, float, complex)):
+            raise TypeError(
+                f"{where}: the leaf at {trees.paths(tree)[j]} is {x!r} of type {type(x).__name__}; leaves "
+                "must be arrays, numbers or None: filter the tree first, e.g. with "
+                "eqx.filter(model, eqx.is_array)"
+            )
+
+
+def params_like(where: str, params: Tree, grads: Tree) -> list:
+    """The leaves of params; raises ValueError unless the gradients have their structure and shapes."""
+    difference = trees.same_structure(grads, params)
+    if difference:
+        raise ValueError(
+            f"{where}: gradients and params must be trees of one structure; in the gradients {difference}"
+        )
+    found = trees.flatten(params)[0]
+    for j, (g, p) in enumerate(zip(trees.flatten(grads)[0], found, strict=True)):
+        if g is not None and p is not None and np.shape(g) != np.shape(p):
+            raise ValueError(
+                f"{where}: gradient at {trees.paths(grads)[j]} has shape {np.shape(g)}, the "
+                f"parameter has {np.shape(p)}"
+            )
+    return found
+
+
+def state(where: str, blocks: list, given: Any) -> None:
+    """Raises TypeError or ValueError unless the state has what these blocks remember, and no more."""
+    advice = "make it with tx.init(params)"
+    if not isinstance(given, dict) or "count" not in given:
+        raise TypeError(
+            f"{where}: the state must be a dict with 'count', got {type(given).__name__}; {advice}"
+        )
+    keys = {block.key for block in blocks}
+    needed = [b.key for b in blocks if not b.is_pair and (b.spec.init or b.spec.init_shared)]
+    for key in needed:
+        if key not in given:
+            raise ValueError(f"{where}: the state has no {key!r}, it has {sorted(given)}; {advice}")
+    unknown = sorted(set(given) - keys - {"count"})
+    if unknown:
+        raise ValueError(
+            f"{where}: the state holds {unknown}, which no block of this transformation remembers; {advice}"
+        )
+
+
+def memory_structure(where: str, block: Any, given: Any, grads: Tree) -> None:
+    """Raises ValueError unless what a block remembers of each leaf is a tree like the gradients."""
+    if block.is_pair or given is None:
+        return
+    for name, tree in given.__dict__.items():
+        difference = name not in block.scalar_names and trees.same_structure(grads, tree)
+        if difference:
+            raise ValueError(
+                f"{where}: the gradients are another tree than the state was made for; in them {difference}"
+            )
+
+
+def memory_shapes(where: str, blocks: list, x: list, trained: list[bool], grads: Tree) -> None:
+    """What each block remembers must be what its init would make for this gradient."""
+    expected: dict[Any, Any] = {}
+    for block in blocks:
+        for j in (j for j, t in enumerate(trained) if t and block.columns):
+            key = (block.key, x[j].shape, x[j].dtype)
+            if key not in expected:
+                made = jax.eval_shape(block.spec.init, jax.ShapeDtypeStruct(x[j].shape, x[j].dtype))
+                expected[key] = {name: m.shape for name, m in made.items()}
+            for name, m in block.memory(j).items():
+                if m.shape != expected[key][name]:
+                    raise ValueError(
+                        f"{where}: gradient at {trees.paths(grads)[j]} has shape {x[j].shape}, the state "
+                        f"was made for {m.shape}"
+                    )
+
+
+def given_params(where: str, block: Any, params: Tree) -> None:
+    """Raises ValueError for a block that reads the parameters and gets none."""
+    if params is None:
+        raise ValueError(
+            f"{where}: {block.key} reads the parameters; call tx.update(grads, state, params)"
+        )
+
+
+def mask(where: str, block: Any, params: Tree) -> list[bool] | None:
+    """On which leaves a block acts; None for all."""
+    if block.is_pair or block.spec.mask is None or block.spec.mask is True:
+        return None
+    given_params(where, block, params)
+    return trees.evaluate_mask(block.key, block.spec.mask, params)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adamfx import trees
+from adamfx import checks, trees
 from adamfx.record import Moments
 from adamfx.values import Form, Value
 
@@ -158,7 +158,7 @@ Blocks = Sequence[tuple[str, Value]]
 def init(blocks: Blocks, params: Tree) -> dict[str, Any]:
     """The state of a sentence: {"count": 0, key: Memory or the pair's own state, ...}."""
     leaves, structure = trees.flatten(params)
-    check_leaves("init", leaves, params)
+    checks.leaves("init", leaves, params)
     trained = [trees.is_trained(x) for x in leaves]
     leaves = [jnp.asarray(x) if t else None for x, t in zip(leaves, trained, strict=True)]
     present = [x for x in leaves if x is not None]
@@ -218,8 +218,8 @@ def run(
     """One step of a sentence: (updates, state), or (new params, state) for finish="step"."""
     where = "step" if finish == "step" else "update"
     given, structure = trees.flatten(grads)
-    check_leaves(where, given, grads)
-    p = _params_like(where, params, grads) if params is not None else [None] * len(given)
+    checks.leaves(where, given, grads)
+    p = checks.params_like(where, params, grads) if params is not None else [None] * len(given)
     trained = [trees.is_trained(g) for g in given]
     if params is not None:
         trained = [t and trees.is_trained(q) for t, q in zip(trained, p, strict=True)]
@@ -228,16 +228,16 @@ def run(
     present = [y for ys in (x, p) for y, t in zip(ys, trained, strict=True) if t and y is not None]
     working = [Block(key, value, _scalar_dtype(present)) for key, value in blocks]
 
-    _check_state(where, working, state)
+    checks.state(where, working, state)
     for block in working:
-        _check_memory_structure(where, block, state.get(block.key), grads)
+        checks.memory_structure(where, block, state.get(block.key), grads)
         block.load(state.get(block.key), structure)
-        block.acts = _mask(where, block, params)
+        block.acts = checks.mask(where, block, params)
         if not block.is_pair and block.spec.needs_params:
-            _require_params(where, block, params)
+            checks.given_params(where, block, params)
         for column in block.columns.values():  # a leaf that was frozen at init stays frozen
             trained = [t and m is not None for t, m in zip(trained, column, strict=True)]
-    _check_shapes(where, working, x, trained, grads)
+    checks.memory_shapes(where, working, x, trained, grads)
 
     to = [
         (y if q is None else q).dtype if t else None for y, q, t in zip(x, p, trained, strict=True)
@@ -416,94 +416,3 @@ def _frozen_output(g: Any, p: Any, finish: str) -> Any:
 def _scalar_dtype(leaves: list) -> Any:
     """The dtype of what is computed once per step: the widest of the leaves, float32 at least."""
     return trees.at_least_float32(*{trees.real_dtype(x.dtype) for x in leaves})
-
-
-# ---- checks, made once per signature while tracing -----------------------------------------------
-
-
-def check_leaves(where: str, leaves: list, tree: Tree) -> None:
-    """Raises TypeError, with the path, for a leaf that is neither an array nor a number nor None."""
-    for j, x in enumerate(leaves):
-        if x is not None and not hasattr(x, "dtype") and not isinstance(x, (int, float, complex)):
-            raise TypeError(
-                f"{where}: the leaf at {trees.paths(tree)[j]} is {x!r} of type {type(x).__name__}; leaves "
-                "must be arrays, numbers or None: filter the tree first, e.g. with "
-                "eqx.filter(model, eqx.is_array)"
-            )
-
-
-def _params_like(where: str, params: Tree, grads: Tree) -> list:
-    difference = trees.same_structure(grads, params)
-    if difference:
-        raise ValueError(
-            f"{where}: gradients and params must be trees of one structure; in the gradients {difference}"
-        )
-    leaves = trees.flatten(params)[0]
-    for path, g, p in zip(trees.paths(grads), trees.flatten(grads)[0], leaves, strict=True):
-        if g is not None and p is not None and np.shape(g) != np.shape(p):
-            raise ValueError(
-                f"{where}: gradient at {path} has shape {np.shape(g)}, the parameter has {np.shape(p)}"
-            )
-    return leaves
-
-
-def _check_state(where: str, blocks: list[Block], state: Any) -> None:
-    advice = "make it with tx.init(params)"
-    if not isinstance(state, dict) or "count" not in state:
-        raise TypeError(
-            f"{where}: the state must be a dict with 'count', got {type(state).__name__}; {advice}"
-        )
-    keys = {block.key for block in blocks}
-    needed = [b.key for b in blocks if not b.is_pair and (b.spec.init or b.spec.init_shared)]
-    for key in needed:
-        if key not in state:
-            raise ValueError(f"{where}: the state has no {key!r}, it has {sorted(state)}; {advice}")
-    unknown = sorted(set(state) - keys - {"count"})
-    if unknown:
-        raise ValueError(
-            f"{where}: the state holds {unknown}, which no block of this transformation remembers; {advice}"
-        )
-
-
-def _check_memory_structure(where: str, block: Block, state: Any, grads: Tree) -> None:
-    if block.is_pair or state is None:
-        return
-    for name, tree in state.__dict__.items():
-        difference = name not in block.scalar_names and trees.same_structure(grads, tree)
-        if difference:
-            raise ValueError(
-                f"{where}: the gradients are another tree than the state was made for; in them {difference}"
-            )
-
-
-def _check_shapes(
-    where: str, blocks: list[Block], x: list, trained: list[bool], grads: Tree
-) -> None:
-    """What each block remembers must be what its init would make for this gradient."""
-    expected: dict[Any, Any] = {}
-    for block in blocks:
-        for j in (j for j, t in enumerate(trained) if t and block.columns):
-            key = (block.key, x[j].shape, x[j].dtype)
-            if key not in expected:
-                made = jax.eval_shape(block.spec.init, jax.ShapeDtypeStruct(x[j].shape, x[j].dtype))
-                expected[key] = {name: m.shape for name, m in made.items()}
-            for name, m in block.memory(j).items():
-                if m.shape != expected[key][name]:
-                    raise ValueError(
-                        f"{where}: gradient at {trees.paths(grads)[j]} has shape {x[j].shape}, the state "
-                        f"was made for {m.shape}"
-                    )
-
-
-def _require_params(where: str, block: Block, params: Tree) -> None:
-    if params is None:
-        raise ValueError(
-            f"{where}: {block.key} reads the parameters; call tx.update(grads, state, params)"
-        )
-
-
-def _mask(where: str, block: Block, params: Tree) -> list[bool] | None:
-    if block.is_pair or block.spec.mask is None or block.spec.mask is True:
-        return None
-    _require_params(where, block, params)
-    return trees.evaluate_mask(block.key, block.spec.mask, params)

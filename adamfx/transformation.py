@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adamfx import sentence, trees
+from adamfx import checks, sentence, trees
 from adamfx.values import Container, Form, P, Value, constructor
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _run(
         return _compiled(tx, grads, state, params, {n: extra[n] for n in arrays}, static, finish)
     except TypeError:
         for tree in (grads, params):
-            sentence.check_leaves(finish, trees.flatten(tree)[0], tree)
+            checks.leaves(finish, trees.flatten(tree)[0], tree)
         raise
 
 

@@ -46,7 +46,7 @@ def test_all_optimizers(tmp_path, capsys, monkeypatch):
 
     for record, (name, tx) in zip(results["optimizers"], digits.OPTIMIZERS.items(), strict=True):
         assert record["name"] == name
-        assert f"\n    {record['sentence']}\n" in printed
+        assert f"\n{record['sentence']}\n{name}" in printed
         chosen = eval(record["sentence"], vars(fx))
         assert chosen == tx.replace(learning_rate=record["best_rate"])
         by_rate = dict(zip(record["rates"], record["mean_train_loss_by_rate"], strict=True))

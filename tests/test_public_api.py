@@ -15,7 +15,7 @@ PUBLIC = sorted(n for n, x in vars(fx).items() if not n.startswith("_") and not 
 
 # Reading order of the layout: a module imports only from those before it.
 ORDER = [
-    *("checks", "values", "record", "trees", "sentence", "transformation", "schedules", "clipping"),
+    *("values", "record", "trees", "checks", "sentence", "transformation", "schedules", "clipping"),
     *("decay", "masks", "moments", "scaling", "combine", "optimizers"),
 ]
 

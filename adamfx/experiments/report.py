@@ -11,7 +11,7 @@ import numpy as np
 
 
 def print_table(records: list[dict[str, Any]]) -> None:
-    """A row for each optimizer, and its sentence below."""
+    """A row for each optimizer under its sentence."""
     line = "{:<9}{:>10}{:>19}{:>17}{:>11}{:>9}   {}"
     heads = ("best rate", "train loss", "test accuracy", "compile", "run", "diverged at")
     print(line.format("", *heads))
@@ -24,8 +24,8 @@ def print_table(records: list[dict[str, Any]]) -> None:
         times = (f"{seconds:.1f} s" for seconds in r["seconds"].values())
         by_rate = zip(r["rates"], r["mean_train_loss_by_rate"], strict=True)
         diverged = ", ".join(f"{rate:g}" for rate, mean in by_rate if mean is None)
+        print(f"\n{r['sentence']}")
         print(line.format(r["name"], best, loss, accuracy, *times, diverged or "no rate"))
-        print(f"    {r['sentence']}")
 
 
 def draw(records: list[dict[str, Any]], title: str, path: Path) -> None:

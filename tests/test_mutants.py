@@ -1,0 +1,200 @@
+"""Deliberate faults, each of which a named test must notice: a check of the checks.
+
+A row is written like a patch: what goes wrong, the file, the line as it is and as a tired author
+might have written it, and the test that has to fail. Every fault is made in a copy of the package
+and tested in a process of its own. The source text must occur exactly once, so no row goes stale.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+FAULTS = r"""
+Correcting both sides leaves the first out | moments.py
+- if r.first is not None and side != "second":
++ if r.first is not None and side == "first":
+  test_oracles.py::test_float64_equals_the_paper[adam-closed over]
+
+Correcting both sides leaves the second out | moments.py
+- if r.second is not None and side != "first":
++ if r.second is not None and side == "second":
+  test_oracles.py::test_float64_equals_the_paper[adam-closed over]
+
+eps under the root, where most libraries have it outside | record.py
+- "out": lambda v, root, eps: root(v) + eps,
++ "out": lambda v, root, eps: root(v + eps),
+  test_oracles.py::test_float64_equals_the_paper[adam-closed over]
+
+eps_root outside the root | record.py
+- (r.second.value + d.eps_root, root, d.eps)
++ (r.second.value, root, d.eps + d.eps_root)
+  test_oracles.py::test_float64_equals_the_paper[adam nesterov-closed over]
+
+eps added before the correction, but not corrected | moments.py
+- hat = safe_divide(r.denominator.eps, jnp.sqrt(r.second.rates.mass))
++ hat = r.denominator.eps
+  test_oracles.py::test_float64_equals_the_paper[adam_eps_hat-closed over]
+
+b and 1 - b change places | moments.py
+- r.gain(count, 1 - b)
++ r.gain(count, b)
+  test_oracles.py::test_float64_equals_the_paper[adam_uncorrected-closed over]
+
+An average is written as a trace | moments.py
+- return s + (r.gain * (x - s) + eps)  # one rounding of s per step
++ return r.decay * s + (x + eps)
+  test_oracles.py::test_float64_equals_the_paper[adam_uncorrected-closed over]
+
+A scheduled decay is read one step late | moments.py
+- b, next_b = value_at(r.decay, count), value_at(r.decay, count + 1)
++ b, next_b = value_at(r.decay, count + 1), value_at(r.decay, count + 2)
+  test_oracles.py::test_scheduled_decays_equal_the_weighted_mean[False]
+
+The logs of the decays are summed without compensation | moments.py
+- return jnp.stack([grown, (grown - s) - y])
++ return jnp.stack([grown, error])
+  test_oracles.py::test_adam_in_float32_for_every_b2[0.9999]
+
+The square of a complex number is not the square of its modulus | moments.py
+- return (g * g.conj()).real if
++ return (g * g).real if
+  test_oracles.py::test_complex_parameters
+
+The deviation from the average before this step | moments.py
+- new.get("mu", g)
++ getattr(here.memory, "mu", g)
+  test_oracles.py::test_float64_equals_the_paper[adabelief-closed over]
+
+The first value counts no more than the others | moments.py
+- jnp.where(count == 0, 1.0, gain) if first_whole else gain
++ gain
+  test_oracles.py::test_float64_equals_the_paper[novograd-closed over]
+
+A lagging side does not lag | moments.py
+- Side(s if lags[n] else new[n], rates)
++ Side(new[n], rates)
+  test_oracles.py::test_float64_equals_the_paper[adopt-closed over]
+
+The look-ahead with the mass of this step | moments.py
+- a * rates.mass / of_m.next_mass
++ a * rates.mass / of_m.mass
+  test_oracles.py::test_float64_equals_the_paper[nadam-closed over]
+
+The look-ahead forgets the gradient | moments.py
+- Side(a * m + c * r.gradient, rates, corrected)
++ Side(m, rates, corrected)
+  test_oracles.py::test_float64_equals_the_paper[sgd nesterov-closed over]
+
+The largest so far is only the latest | moments.py
+- {"nu_max": v}
++ {"nu_max": second.value}
+  test_oracles.py::test_float64_equals_the_paper[amsgrad-closed over]
+
+The square of the mean is added to the mean square | moments.py
+- jnp.maximum(second.value - _square(m), 0)
++ jnp.maximum(second.value + _square(m), 0)
+  test_oracles.py::test_float64_equals_the_paper[rmsprop centered-closed over]
+
+The newest gradient has age zero | moments.py
+- c = 1 + (1 - b2.gain / b2.mass) * step.memory.age
++ c = (1 - b2.gain / b2.mass) * (1 + step.memory.age)
+  test_oracles.py::test_float64_equals_the_paper[radam-closed over]
+
+The threshold of the paper for every caller | moments.py
+- tractable = rho >= threshold
++ tractable = rho > 4
+  test_oracles.py::test_float64_equals_the_paper[radam-closed over]
+
+Yogi's sign turned round | moments.py
+- jnp.sign(s - x)
++ jnp.sign(x - s)
+  test_oracles.py::test_float64_equals_the_paper[yogi-closed over]
+
+A maximum of signed gradients | moments.py
+- lambda g, m: jnp.abs(g)
++ lambda g, m: g
+  test_oracles.py::test_float64_equals_the_paper[adamax-closed over]
+
+The derivative of a root at zero is infinite | record.py
+- jnp.sqrt(jnp.where(positive, x, 1))
++ jnp.sqrt(x)
+  test_laws.py::test_derivatives_are_finite_at_zero_gradients[rmsprop]
+
+The weight decay pushes weights away from zero | decay.py
+- return u + here.shared * here.param
++ return u - here.shared * here.param
+  test_oracles.py::test_float64_equals_the_paper[adamw-closed over]
+
+Up the hill | scaling.py
+- (-rate if flip_sign else rate)
++ (rate if flip_sign else -rate)
+  test_oracles.py::test_float64_equals_the_paper[sgd-closed over]
+
+The trust ratio upside down | scaling.py
+- safe_divide(p_norm, u_norm + eps)
++ safe_divide(u_norm, p_norm + eps)
+  test_oracles.py::test_float64_equals_the_paper[lamb-closed over]
+
+Clipping stretches what is short | clipping.py
+- jnp.maximum(size, jnp.maximum(max_norm, jnp.finfo(size.dtype).tiny))
++ jnp.maximum(size, jnp.finfo(size.dtype).tiny)
+  test_blocks.py::test_clipping_by_norm[0.001]
+
+Steps are counted from one | sentence.py
+- "count": follow(anchor, jnp.zeros((), jnp.int32))
++ "count": follow(anchor, jnp.ones((), jnp.int32))
+  test_blocks.py::test_the_rate_last_applied_is_in_the_state
+
+The update is rounded before it is added | sentence.py
+- u = at + u
++ u = at + u.astype(run.dtype).astype(dtype)
+  test_blocks.py::test_step_rounds_once
+"""
+
+
+def row(text):
+    head, old, new, test = text.splitlines()
+    what, file = head.split(" | ")
+    return pytest.param(file, old[2:], new[2:], test.strip(), id=what)
+
+
+ROWS = [row(text) for text in FAULTS.strip().split("\n\n")]
+
+
+def run_on_a_copy(tmp_path, tests, file="__init__.py", old="", new=""):
+    """The finished pytest process that ran the tests on a copy of the package with one fault."""
+    package = shutil.copytree(ROOT / "adamfx", tmp_path / "adamfx")
+    source = (package / file).read_text()
+    if old:
+        assert source.count(old) == 1, f"{file} has {source.count(old)} times: {old}"
+        (package / file).write_text(source.replace(old, new))
+    with (package / "__init__.py").open("a") as f:
+        f.write('\nimport pathlib\npathlib.Path(__file__).with_name("imported").touch()\n')
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml"]
+    command = [sys.executable, "-m", "pytest", *options, *(ROOT / "tests" / t for t in tests)]
+    environment = {k: x for k, x in os.environ.items() if not k.startswith("PYTEST_")}
+    path = os.pathsep.join(filter(None, [str(tmp_path), environment.get("PYTHONPATH")]))
+    environment |= {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (package / "imported").exists(), f"the copy was not imported\n{done.stdout}{done.stderr}"
+    return done
+
+
+@pytest.mark.slow
+def test_without_a_fault_they_all_pass(tmp_path):
+    done = run_on_a_copy(tmp_path, sorted({row.values[3] for row in ROWS}))
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "old", "new", "test"), ROWS)
+def test_fault_is_noticed(file, old, new, test, tmp_path):
+    done = run_on_a_copy(tmp_path, [test], file, old, new)
+    assert done.returncode == 1, f"exit {done.returncode}; 1 means failed\n{done.stdout[-3000:]}"
+    assert "AssertionError" in done.stdout, "by another error than a failed comparison"
