@@ -23,13 +23,17 @@ Tree = Any
 def number(
     block: str, name: str, x: Any, *, low: float = -math.inf, high: float = math.inf
 ) -> None:
-    """Raises ValueError unless the concrete number `x` is finite and low <= x <= high."""
+    """Raises unless x is an array, a schedule, or a number that is finite and low <= x <= high."""
+    if not (isinstance(x, (int, float, np.ndarray, jax.Array)) or callable(x)):
+        raise TypeError(f"{block}: {name} must be a number, an array or a schedule, got {x!r}")
     if isinstance(x, (int, float)) and not (math.isfinite(x) and low <= x <= high):
         raise ValueError(f"{block}: {name} must {_interval(low, high)}, got {x}")
 
 
 def decay(block: str, x: Any, name: str = "decay") -> None:
-    """Raises ValueError unless the concrete number `x` lies in [0, 1)."""
+    """Raises unless x is an array, a schedule, or a number in [0, 1)."""
+    if not (isinstance(x, (int, float, np.ndarray, jax.Array)) or callable(x)):
+        raise TypeError(f"{block}: {name} must be a number, an array or a schedule, got {x!r}")
     if isinstance(x, (int, float)) and not 0 <= x < 1:
         raise ValueError(f"{block}: {name} must lie in [0, 1), got {x}")
 
@@ -43,8 +47,9 @@ def choice(block: str, name: str, x: Any, allowed: Any) -> None:
 
 
 def steps(block: str, name: str, x: Any, low: int = 0) -> None:
-    """Raises ValueError unless the concrete number of steps `x` is a whole number >= low."""
-    if isinstance(x, (int, float)) and not (x == int(x) and x >= low):
+    """Raises ValueError unless `x` is a whole number >= low."""
+    whole = isinstance(x, (int, np.integer)) or (isinstance(x, float) and x.is_integer())
+    if not (whole and x >= low):
         raise ValueError(f"{block}: {name} must be a whole number of steps >= {low}, got {x}")
 
 
@@ -85,6 +90,20 @@ def params_like(where: str, params: Tree, grads: Tree) -> list:
     return found
 
 
+def gradient_dtypes(where: str, grads: list, params: list, tree: Tree) -> None:
+    """Raises TypeError where a trained parameter gets a gradient that cannot be one of it."""
+    for j, (g, p) in enumerate(zip(grads, params, strict=True)):
+        if g is None or not trees.is_trained(p) or trees.dtype_of(g) == jax.dtypes.float0:
+            continue
+        real = not jax.numpy.issubdtype(trees.dtype_of(p), jax.numpy.complexfloating)
+        is_complex = jax.numpy.issubdtype(trees.dtype_of(g), jax.numpy.complexfloating)
+        if not trees.is_trained(g) or (real and is_complex):
+            raise TypeError(
+                f"{where}: gradient at {trees.paths(tree)[j]} is {trees.dtype_of(g)}, the parameter "
+                f"{trees.dtype_of(p)}; give a gradient of its kind, or None or float0 to leave it"
+            )
+
+
 def state(where: str, blocks: list, given: Any) -> None:
     """Raises TypeError or ValueError unless the state has what these blocks remember, and no more."""
     advice = "make it with tx.init(params)"
@@ -108,8 +127,16 @@ def memory_structure(where: str, block: Any, given: Any, grads: Tree) -> None:
     """Raises ValueError unless what a block remembers of each leaf is a tree like the gradients."""
     if block.is_pair or given is None:
         return
-    for name, tree in given.__dict__.items():
-        difference = name not in block.scalar_names and trees.same_structure(grads, tree)
+    names = set(block.scalar_names)
+    if block.spec.init:
+        names |= set(jax.eval_shape(block.spec.init, jax.ShapeDtypeStruct((), "float32")))
+    if names != set(getattr(given, "_fields", ())):
+        raise ValueError(
+            f"{where}: the state of {block.key} holds {sorted(getattr(given, '_fields', ()))}, this "
+            f"transformation remembers {sorted(names)}; make it with tx.init(params)"
+        )
+    for name in names - set(block.scalar_names):
+        difference = trees.same_structure(grads, getattr(given, name))
         if difference:
             raise ValueError(
                 f"{where}: the gradients are another tree than the state was made for; in them {difference}"

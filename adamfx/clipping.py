@@ -34,7 +34,8 @@ def norm(leaves: list) -> jax.Array:
         c = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0) for x in parts]))
         c = jax.lax.stop_gradient(c)  # cancels out of the formula
         usable = jnp.isfinite(c) & (c > 0)
-        inverse = 1 / jnp.where(usable, jnp.maximum(c, jnp.finfo(dtype).tiny), 1)  # see _factor
+        tiny = jnp.finfo(dtype).tiny  # below it numbers are flushed to 0
+        inverse = jnp.maximum(1 / jnp.where(usable, jnp.maximum(c, tiny), 1), tiny)  # see _factor
         s = safe_root(sum(jnp.sum((x * inverse) ** 2) for x in parts)) / inverse
         return jnp.where(usable, s, c)
 
@@ -97,6 +98,10 @@ def clip_by_global_norm(max_norm: Rate):
 
 
 def _factor(max_norm: Any, size: jax.Array) -> jax.Array:
-    """min(1, max_norm / size). That a division comes last matters: XLA copies cheap scalar ops such
-    as a select, and with it the whole sum over the leaves, into the loop of every leaf."""
-    return max_norm / jnp.maximum(size, jnp.maximum(max_norm, jnp.finfo(size.dtype).tiny))
+    """min(1, max_norm / size), and no less than the smallest number that is not flushed to 0.
+
+    That a division comes so late matters: XLA copies cheap scalar operations, and with them the
+    whole sum over the leaves, into the loop of every leaf, but no division.
+    """
+    tiny = jnp.finfo(size.dtype).tiny
+    return jnp.maximum(max_norm / jnp.maximum(size, jnp.maximum(max_norm, tiny)), tiny)

@@ -12,6 +12,8 @@ from adamfx import sentence, trees
 from adamfx.transformation import GradientTransformation, Sentence, block, identity
 from adamfx.values import match_name
 
+LIVE = "live_hyperparams"  # where `live` keeps them in the state
+
 
 @block
 def chain(*transformations: Any):
@@ -57,9 +59,9 @@ def named(name: str, transformation: Any):
 
     A chain keeps its state as a dict of its own under the name.
     """
-    if not isinstance(name, str) or not name or name in ("count", "hyperparams"):
+    if not isinstance(name, str) or not name or name in ("count", LIVE):
         raise ValueError(
-            f"named: the name must be a non-empty string other than 'count' and 'hyperparams', got {name!r}"
+            f"named: the name must be a non-empty string other than 'count' and {LIVE!r}, got {name!r}"
         )
     if not isinstance(transformation, GradientTransformation):
         return named(name, foreign(transformation))
@@ -129,17 +131,17 @@ def live(transformation: GradientTransformation):
         dtype = trees.at_least_float32(*{trees.real_dtype(x.dtype) for x in leaves})
         anchor = leaves[0] if leaves else jnp.zeros(())
         values = {
-            n: sentence.follow(anchor, jnp.asarray(x, dtype))
+            n: sentence.replicate(anchor, jnp.asarray(x, dtype))
             for n, x in zip(names, transformation._leaves, strict=True)
         }
-        return {**sentence.init(transformation.blocks, params), "hyperparams": values}
+        return {**sentence.init(transformation.blocks, params), LIVE: values}
 
     def update(updates, state, params=None, **extra):
-        inner = {key: x for key, x in state.items() if key != "hyperparams"}
-        values = state["hyperparams"]
+        inner = {key: x for key, x in state.items() if key != LIVE}
+        values = state[LIVE]
         tx = transformation._form.build([values[n] for n in names])
         updates, inner = sentence.run(tx.blocks, updates, inner, params, extra, "carry")
-        return updates, {**inner, "hyperparams": values}
+        return updates, {**inner, LIVE: values}
 
     return sentence.Pair(init, update)
 
@@ -170,20 +172,16 @@ def set_hyperparams(state: Any, **changes: Any) -> Any:
         new = jnp.asarray(exact[name], old.dtype)
         if new.shape != old.shape:
             raise ValueError(f"set_hyperparams: {name} has shape {old.shape}, got {new.shape}")
-        return (
-            jax.device_put(new, old.sharding)
-            if isinstance(old, jax.Array) and not trees.is_traced(old, new)
-            else new
-        )
+        # Committed to its devices only if it was before: a change would compile the step again.
+        return jax.device_put(new, old.sharding) if getattr(old, "committed", False) else new
 
     return jax.tree_util.tree_map_with_path(change, state)
 
 
 def _live_name(path: tuple) -> str | None:
     """The dotted name of the live hyperparameter at this path, under the keys of outer chains."""
-    keys = [getattr(k, "key", getattr(k, "name", None)) for k in path]
-    if "hyperparams" not in keys[:-1]:
+    keys = [getattr(k, "key", getattr(k, "name", getattr(k, "idx", ""))) for k in path]
+    if LIVE not in keys[:-1]:
         return None
-    i = keys.index("hyperparams")
-    outer = [k for k in keys[:i] if isinstance(k, str)]
-    return ".".join([*outer, str(keys[i + 1])])
+    i = keys.index(LIVE)
+    return ".".join(str(k) for k in keys[: i + 2] if k != LIVE)

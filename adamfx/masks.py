@@ -10,6 +10,7 @@ import fnmatch
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.values import Value, constructor
@@ -33,7 +34,7 @@ predicate = constructor(Predicate)
 def ndim_at_least(ndim: int):
     """Leaves of at least `ndim` dimensions: ndim_at_least(2) leaves out biases and norms."""
     checks.steps("ndim_at_least", "ndim", ndim)
-    return lambda path, x: x.ndim >= ndim
+    return lambda path, x: jnp.ndim(x) >= ndim
 
 
 @predicate

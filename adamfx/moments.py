@@ -221,6 +221,13 @@ def _rates(
 # ---- scale_by_moments ----------------------------------------------------------------------------
 
 
+def _is_float(dtype: Any) -> bool:
+    try:
+        return jnp.issubdtype(jnp.dtype(dtype), jnp.inexact)
+    except TypeError:
+        return False
+
+
 def _plain(side: Any) -> Any:
     """`ema(b)` with nothing else said is written b."""
     if isinstance(side, Estimator) and side == ema(side.arguments.get("decay", 0.0)):
@@ -268,7 +275,13 @@ def scale_by_moments(
     """
     name = "scale_by_moments"
     for n, b in (("b1", b1), ("b2", b2)):
-        checks.decay(name, b, n)
+        if b is not None and not isinstance(b, Estimator):
+            checks.decay(name, b, n)
+    for n, dtype in (("mu_dtype", mu_dtype), ("nu_dtype", nu_dtype)):
+        if dtype is not None and not _is_float(dtype):
+            raise ValueError(
+                f"{name}: {n} must be a floating dtype such as 'bfloat16', got {dtype!r}"
+            )
     checks.number(name, "eps", eps, low=0)
     checks.number(name, "eps_root", eps_root, low=0)
     checks.choice(name, "where", where, tuple(DENOMINATORS))
@@ -288,6 +301,8 @@ def scale_by_moments(
             x = STATISTICS[r.of]
             shape = () if x.per_leaf else p.shape
             dtype = dtypes[n] or (real_dtype(p.dtype) if x.is_real else p.dtype)
+            if jnp.iscomplexobj(p) and not x.is_real and not jnp.issubdtype(dtype, p.dtype):
+                raise ValueError(f"{name}: {n}_dtype {dtype} cannot hold the complex moment {n}")
             return jnp.full(shape, r.initial, dtype)
 
         return {n: start(n, r) for n, r in sides.items()}
@@ -343,6 +358,10 @@ def bias_correct(side: str | None = None):
     checks.choice("bias_correct", "side", side, (None, "first", "second"))
 
     def corrected(s):
+        if s.corrected:
+            raise ValueError(
+                "bias_correct: the moment is corrected already; leave one of the two out"
+            )
         w = s.rates.mass
         w = jnp.where(w == 0, 1, w)  # a lagging moment weighs nothing at the first step
         return s._replace(value=s.value / w, corrected=True)
@@ -373,7 +392,8 @@ def nesterov(decay: Decay | None = None):
       decay: another decay than the moment's, with a mass of its own (torch's NAdam; Lion with its
         b1). None: the moment's.
     """
-    checks.decay("nesterov", decay)
+    if decay is not None:
+        checks.decay("nesterov", decay)
 
     def init_shared():
         return {"log_product": jnp.zeros(2)}
@@ -440,7 +460,7 @@ def rectify(threshold: Exact = 5.0):
 
     Remembers `age`, c_t. Follows bias_correct; it divides, so no correction may follow it.
     """
-    checks.number("rectify", "threshold", threshold)
+    checks.number("rectify", "threshold", threshold, low=4)  # r_t is the root of rho_t - 4
 
     def init_shared():
         return {"age": jnp.zeros(())}

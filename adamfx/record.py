@@ -68,9 +68,9 @@ class Moments:
 
 
 def safe_root(x: Array) -> Array:
-    """sqrt(x) for x > 0, else 0. The inner `where` keeps its derivative at 0 finite."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+    """sqrt(x), and 0 for x <= 0; the inner `where` keeps its derivative at 0 finite. NaN stays NaN."""
+    zero = x <= 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
 def safe_divide(x: Array, y: Array) -> Array:

@@ -13,6 +13,7 @@ frozen leaves, shapes and sharding is done here, once, so that no block has to.
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -69,29 +70,35 @@ class Step(NamedTuple):
     extra: dict[str, Any]  # extra arguments of update
 
 
-@jax.tree_util.register_pytree_with_keys_class
 class Memory:
-    """What a block remembers, by name: `state["scale_by_moments"].mu`."""
+    """What a block remembers, by name: `state["scale_by_moments"].mu`.
 
-    def __init__(self, **fields: Any):
-        self.__dict__.update(fields)
+    `remember(mu=..., nu=...)` makes one: a named tuple, which JAX, Flax and Orbax know.
+    """
 
-    def tree_flatten(self):
-        return tuple(self.__dict__.values()), tuple(self.__dict__)
-
-    def tree_flatten_with_keys(self):
-        keyed = [(jax.tree_util.GetAttrKey(name), x) for name, x in self.__dict__.items()]
-        return keyed, tuple(self.__dict__)
-
-    @classmethod
-    def tree_unflatten(cls, names: tuple, values: tuple) -> Memory:
-        return cls(**dict(zip(names, values, strict=True)))
+    __slots__ = ()
+    _fields: tuple[str, ...]
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"no {name!r} here; this block remembers {', '.join(self.__dict__)}")
+        raise AttributeError(f"no {name!r} here; this block remembers {', '.join(self._fields)}")
 
-    def __repr__(self) -> str:
-        return f"Memory({', '.join(f'{name}={x!r}' for name, x in self.__dict__.items())})"
+    def __reduce__(self):
+        return _remember, (self._fields, tuple(getattr(self, name) for name in self._fields))
+
+
+@functools.cache
+def _memory_type(names: tuple[str, ...]) -> Any:
+    bases = (Memory, collections.namedtuple("Memory", names))
+    return type("Memory", bases, {"__slots__": ()})
+
+
+def _remember(names: tuple[str, ...], values: tuple) -> Memory:
+    return _memory_type(names)(*values)
+
+
+def remember(**fields: Any) -> Memory:
+    """A Memory with these fields."""
+    return _remember(tuple(fields), tuple(fields.values()))
 
 
 class Block:
@@ -120,7 +127,8 @@ class Block:
         """Takes the block's part of the state apart."""
         self.state = state
         if isinstance(state, Memory) and not self.is_pair:
-            for name, x in state.__dict__.items():
+            for name in state._fields:
+                x = getattr(state, name)
                 if name in self.scalar_names:
                     self.scalars[name] = x
                 else:
@@ -130,6 +138,11 @@ class Block:
         return {name: column[j] for name, column in self.columns.items()}
 
     def remember(self, j: int, memory: dict[str, Array]) -> None:
+        if set(memory) != set(self.columns):
+            raise ValueError(
+                f"{self.key}: init returned {sorted(memory)} for one leaf and {sorted(self.columns)} for "
+                "another; it must return the same names for every leaf"
+            )
         for name, x in memory.items():
             self.columns[name][j] = x
 
@@ -138,7 +151,7 @@ class Block:
         if self.is_pair:
             return self.state
         columns = {name: structure.unflatten(column) for name, column in self.columns.items()}
-        return Memory(**columns, **self.scalars)
+        return remember(**columns, **self.scalars)
 
 
 class Run(NamedTuple):
@@ -166,7 +179,7 @@ def init(blocks: Blocks, params: Tree) -> dict[str, Any]:
     dtype = _scalar_dtype(present)
     working = [Block(key, value, dtype) for key, value in blocks]
 
-    state = {"count": follow(anchor, jnp.zeros((), jnp.int32))}
+    state = {"count": replicate(anchor, jnp.zeros((), jnp.int32))}
     for block in working:
         if block.is_pair:
             own = block.spec.init(structure.unflatten(leaves))
@@ -175,10 +188,9 @@ def init(blocks: Blocks, params: Tree) -> dict[str, Any]:
             continue
         if block.spec.init_shared:
             scalars = block.spec.init_shared()
-            block.scalars = {n: follow(anchor, jnp.asarray(x, dtype)) for n, x in scalars.items()}
+            block.scalars = {n: replicate(anchor, _scalar(x, dtype)) for n, x in scalars.items()}
         if block.spec.init:
-            made: Any = jax.eval_shape(block.spec.init, anchor)
-            for name in made:
+            for name in jax.eval_shape(block.spec.init, anchor):
                 block.columns[name] = [None] * len(leaves)
         if block.scalars or block.columns:
             state[block.key] = block
@@ -201,7 +213,7 @@ def _init_leaf(run: Run, hyper: list, p: Array) -> list[dict[str, Array]]:
     return [{name: trees.follow(p, m) for name, m in init(at).items()} for init in starts]
 
 
-follow = jax.jit(trees.follow)
+replicate = jax.jit(trees.replicate)
 
 
 # ---- one step ------------------------------------------------------------------------------------
@@ -222,6 +234,7 @@ def run(
     p = checks.params_like(where, params, grads) if params is not None else [None] * len(given)
     trained = [trees.is_trained(g) for g in given]
     if params is not None:
+        checks.gradient_dtypes(where, given, p, grads)
         trained = [t and trees.is_trained(q) for t, q in zip(trained, p, strict=True)]
     x = [jnp.asarray(g) if t else g for g, t in zip(given, trained, strict=True)]
     p = [jnp.asarray(q) if t and q is not None else q for q, t in zip(p, trained, strict=True)]
@@ -253,7 +266,7 @@ def run(
             whole = (
                 [y for y, t in zip(x, trained, strict=True) if t] if block.spec.whole_tree else []
             )
-            step = Step(state["count"], Memory(**block.scalars), rates, whole, extra)
+            step = Step(state["count"], remember(**block.scalars), rates, whole, extra)
             shared[block.key] = _run_shared(block, step)
             if block.spec.moments == "opens":
                 rates = shared[block.key]
@@ -276,7 +289,8 @@ def run(
     frozen = [_frozen_output(g, q, finish) for g, q in zip(given, p, strict=True)]
     out = [y if t else f for y, f, t in zip(x, frozen, trained, strict=True)]
     new = {block.key: block.save(structure) for block in working if block.key in state}
-    count = jnp.minimum(state["count"], np.int32(2**31 - 2)) + np.int32(1)  # stops, never wraps
+    # It stops one before the end, so that count + 1, the t of the papers, never wraps.
+    count = jnp.minimum(state["count"], np.int32(2**31 - 3)) + np.int32(1)
     return structure.unflatten(out), {**state, **new, "count": count}
 
 
@@ -299,7 +313,8 @@ def _run_shared(block: Block, step: Step) -> Any:
     if not block.spec.init_shared:
         return block.spec.shared(step)
     result, scalars = block.spec.shared(step)
-    block.scalars = {n: jnp.asarray(scalars[n], x.dtype) for n, x in block.scalars.items()}
+    new = {n: _like(block.key, n, scalars[n], x) for n, x in block.scalars.items()}
+    block.scalars = new
     return result
 
 
@@ -308,7 +323,7 @@ def _run_leaf(
     run: Run, hyper: list, shared: list, memory: list, p: Array, g: Array, x: Array
 ) -> tuple[Array, Array, list]:
     """A stretch on one array: (direction or new parameter, gradient, what the blocks remember)."""
-    dtype = trees.at_least_float32(x.dtype, *([] if p is None else [p.dtype]))
+    dtype = trees.at_least_float32(x.dtype, run.dtype)
     real = trees.real_dtype(dtype)
     x, g = x.astype(dtype), g.astype(dtype)
     at = None if p is None else p.astype(dtype)
@@ -317,7 +332,7 @@ def _run_leaf(
     for form, spec, s, old in zip(
         run.forms, _build(run, hyper, dtype), shared, memory, strict=True
     ):
-        wide = {n: m.astype(dtype if jnp.iscomplexobj(m) else real) for n, m in old.items()}
+        wide = {n: _widen(m, dtype, real) for n, m in old.items()}
         if spec.moments == "corrects":
             if not moments.is_open:
                 raise ValueError(
@@ -326,12 +341,12 @@ def _run_leaf(
                 )
         else:
             moments = moments.close()
-        here = Here(at, moments.gradient, Memory(**wide), trees.cast_floats(s, real))
+        here = Here(at, moments.gradient, remember(**wide), trees.cast_floats(s, real))
         given = moments if spec.moments == "corrects" else moments.direction
         out = spec.leaf(given, here)
         new = old
         if spec.init:
-            out, new = out
+            out, new = _pair(form.constructor.name, out, old)
             new = {n: _like(form.constructor.name, n, new[n], m) for n, m in old.items()}
         memories.append(new)
         if not isinstance(out, Moments):
@@ -350,13 +365,38 @@ def _build(run: Run, hyper: list, dtype: Any) -> list[Leafwise]:
     return [form.build(h).meaning for form, h in zip(run.forms, hyper, strict=True)]
 
 
+def _widen(x: Array, dtype: Any, real: Any) -> Array:
+    """Memory as the arithmetic wants it: floats in its dtype, anything else as it is."""
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        return x
+    return x.astype(dtype if jnp.iscomplexobj(x) else real)
+
+
+def _scalar(x: Any, dtype: Any) -> Array:
+    x = jnp.asarray(x)
+    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
+def _pair(block: str, out: Any, old: dict[str, Array]) -> tuple[Any, dict[str, Array]]:
+    if type(out) is not tuple or len(out) != 2 or not isinstance(out[1], dict):
+        raise TypeError(
+            f"{block}: its leaf function must return (u, {{name: array}}), since it has init; it returned "
+            f"{out!r}"
+        )
+    if set(out[1]) != set(old):
+        raise ValueError(
+            f"{block}: its leaf function remembers {sorted(out[1])}, its init made {sorted(old)}"
+        )
+    return out
+
+
 def _like(block: str, name: str, new: Array, old: Array) -> Array:
     if jnp.shape(new) != old.shape:
         raise ValueError(
             f"{block}: its leaf function returned {name} of shape {jnp.shape(new)} for {old.shape}; "
             "the arithmetic of one array must keep its shape"
         )
-    return jnp.asarray(new, old.dtype)
+    return jnp.asarray(new).astype(old.dtype)
 
 
 def _run_pair(

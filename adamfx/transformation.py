@@ -13,6 +13,7 @@ array, or an ordinary `(init, update)` pair over trees.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -101,28 +102,34 @@ class GradientTransformation(Value):
         return "" if template is not None else _keys([self._form])[0]
 
     def _child_names(self) -> dict[tuple, str]:
-        names = {}
-        for argument, template in self._form.arguments:
-            if isinstance(template, Form) and issubclass(template.constructor.kind, type(self)):
-                names[argument,] = ""
-            elif isinstance(template, Container) and argument == "transformations":
-                keys = _keys(list(template.items))
-                names |= {(argument, i): key for i, key in enumerate(keys)}
-                names[argument,] = ""
+        names: dict[tuple, str] = {}
+        arguments = self._form.arguments
+        inner = [(name,) for name, template in arguments if _is_transformation(template)]
+        if len(inner) == 1:  # a wrapper adds no name of its own argument
+            names[inner[0]] = ""
+        blocks = dict(arguments).get("transformations")
+        if isinstance(blocks, Container) and all(map(_is_transformation, blocks.items)):
+            keys = _keys(list(blocks.items))
+            names |= {("transformations", i): key for i, key in enumerate(keys)}
+            names["transformations",] = ""
         return names
+
+
+def _is_transformation(template: Any) -> bool:
+    return isinstance(template, Form) and issubclass(
+        template.constructor.kind, GradientTransformation
+    )
 
 
 def _keys(forms: list[Form]) -> list[str]:
     """State keys in order: a block's name, or its argument `name`; then name_2, name_3."""
     keys: list[str] = []
     for form in forms:
-        given = dict(form.arguments).get("name")
-        name = given.value if given is not None else form.constructor.name
-        n = 1 + sum(
-            key == name or (key.startswith(f"{name}_") and key[len(name) + 1 :].isdigit())
-            for key in keys
-        )
-        keys.append(name if n == 1 else f"{name}_{n}")
+        given = getattr(dict(form.arguments).get("name"), "value", None)
+        name = given if isinstance(given, str) else form.constructor.name
+        taken = {"count", *keys}
+        numbered = (f"{name}_{n}" for n in itertools.count(2))
+        keys.append(name if name not in taken else next(k for k in numbered if k not in taken))
     return keys
 
 
@@ -134,6 +141,14 @@ def _run(
     leaves = {name: jax.tree.leaves(x) for name, x in extra.items()}
     arrays = {n for n, xs in leaves.items() if all(isinstance(x, _ARRAYLIKE) for x in xs)}
     static = tuple((name, x) for name, x in extra.items() if name not in arrays)
+    for name, x in static:
+        try:
+            hash(x)
+        except TypeError:
+            raise TypeError(
+                f"{finish}: the extra argument {name} is {x!r}; outside jit, pass arrays and callables as "
+                "arguments of their own"
+            ) from None
     try:
         return _compiled(tx, grads, state, params, {n: extra[n] for n in arrays}, static, finish)
     except TypeError:

@@ -67,21 +67,32 @@ def is_traced(*trees: Any) -> bool:
 
 
 def follow(p: jax.Array, x: Any) -> jax.Array:
-    """`x` unchanged, as an array that depends on `p` as far as a compiler can see.
+    """`x`, of the shape of `p`, with the sharding of `p`; of another shape, replicated.
 
-    So memory made from constants gets the sharding of its parameter, in eager code, under jit and
-    with explicit mesh axes alike, where a plain constant would land on one device; scalars are
-    replicated over the mesh of `p`. (jax.experimental.shard_alike did this for jit only and is
-    gone since JAX 0.12.) No number is both positive and negative, NaN included, and the compilers
-    do not fold it. The result has a strong type.
+    The result is `x` unchanged, as an array that depends on `p` as far as a compiler can see. So
+    memory made from constants lives where its parameter lives, in eager code, under jit and with
+    explicit mesh axes alike, where a plain constant would land on one device.
+    (jax.experimental.shard_alike did this for jit only and is gone since JAX 0.12.)
     """
-    x = jnp.asarray(x)
-    x = x.astype(x.dtype)
+    return _tied(x, _never(p)) if jnp.shape(x) == p.shape else replicate(p, x)
+
+
+def replicate(p: jax.Array, x: Any) -> jax.Array:
+    """`x` replicated over the devices of `p`."""
+    if jax.sharding.get_abstract_mesh().manual_axes:  # in shard_map it must not vary with p
+        return jnp.asarray(x).astype(jnp.asarray(x).dtype)
+    return _tied(x, _never(p).any())
+
+
+def _never(p: jax.Array) -> jax.Array:
+    """False everywhere: no number is both positive and negative. Compilers do not fold it."""
     p = p.real if jnp.iscomplexobj(p) else p
-    never = (p > 0) & (p < 0)
-    if x.shape != p.shape:
-        never = never.any()
-    return jnp.where(never, jnp.ones((), x.dtype), x)
+    return (p > 0) & (p < 0)
+
+
+def _tied(x: Any, never: jax.Array) -> jax.Array:
+    x = jnp.asarray(x)
+    return jnp.where(never, jnp.ones((), x.dtype), x.astype(x.dtype))  # astype: a strong type
 
 
 def same_structure(given: Any, wanted: Any) -> str | None:

@@ -20,8 +20,11 @@ Whether an argument is a leaf is declared in the signature and decided once, at 
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
-import sys
+import math
+import pickle
+import threading
 import typing
 import weakref
 from collections.abc import Callable, Iterator
@@ -60,7 +63,7 @@ class Static:
     __slots__ = ("key", "value")
 
     def __init__(self, value: Any):
-        self.value, self.key = value, _key(value)
+        self.value, self.key = _snapshot(value), _key(value)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Static) and self.key == other.key
@@ -89,6 +92,15 @@ class Container:
         return make(zip(self.names, items, strict=True) if make is dict else items)
 
 
+def _snapshot(x: Any) -> Any:
+    """A copy of what the caller may change later: a form must stay what its key says."""
+    if type(x) is dict:
+        return {k: _snapshot(y) for k, y in x.items()}
+    if type(x) in (list, tuple):
+        return type(x)(_snapshot(y) for y in x)
+    return x.copy() if isinstance(x, np.ndarray) else x
+
+
 def _key(x: Any) -> Any:
     if isinstance(x, Tracer):
         raise TypeError(
@@ -97,7 +109,7 @@ def _key(x: Any) -> Any:
         )
     if isinstance(x, float):
         return (type(x), repr(x))  # tells 0.0 from -0.0, and nan equals itself
-    if isinstance(x, (np.ndarray, jax.Array)):
+    if isinstance(x, (np.ndarray, jax.Array)) and not _is_key(x):
         return ("array", x.shape, str(x.dtype), np.asarray(x).tobytes())
     if isinstance(x, (dict, list, tuple)) and not hasattr(x, "_fields"):
         leaves, structure = jax.tree.flatten(x, is_leaf=lambda y: y is None)
@@ -109,7 +121,13 @@ def _key(x: Any) -> Any:
     return (type(x), x)
 
 
+def _is_key(x: Any) -> bool:
+    """Whether an array holds random keys, which have no numbers to convert."""
+    return jnp.issubdtype(x.dtype, jax.dtypes.extended)
+
+
 _forms: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+_forms_lock = threading.Lock()
 
 
 class Form:
@@ -123,13 +141,14 @@ class Form:
 
     def __new__(cls, constructor: Constructor, arguments: tuple[tuple[str, Any], ...]) -> Form:
         key = (constructor, arguments)
-        form = _forms.get(key)
-        if form is None:
-            form = object.__new__(cls)
-            form.constructor, form.arguments = constructor, arguments
-            form.size = sum(_size(template) for _, template in arguments)
-            _forms[key] = form
-        return form
+        with _forms_lock:
+            form = _forms.get(key)
+            if form is None:
+                form = object.__new__(cls)
+                form.constructor, form.arguments = constructor, arguments
+                form.size = sum(_size(template) for _, template in arguments)
+                _forms[key] = form
+            return form
 
     def __reduce__(self):
         return Form, (self.constructor, self.arguments)
@@ -167,14 +186,21 @@ class Constructor:
     def __init__(self, function: Callable, kind: type):
         self.function, self.kind = function, kind
         self.name = function.__name__
-        try:
-            self.signature = inspect.signature(function, eval_str=True)
-        except NameError:  # an annotation that exists for type checkers only
-            self.signature = inspect.signature(function)
-        self.hyper = {n: _declared(p.annotation) for n, p in self.signature.parameters.items()}
+        self.signature = inspect.signature(function)
+        names = inspect.unwrap(function).__globals__
+        self.hyper = {
+            n: _declared(_annotation(p.annotation, names))
+            for n, p in self.signature.parameters.items()
+        }
 
     def __reduce__(self):
-        return _find_constructor, (self.function.__module__, self.function.__qualname__)
+        place = (self.function.__module__, self.function.__qualname__)
+        if "<" in place[1]:
+            raise pickle.PicklingError(
+                f"{place[1]} is defined inside a function, where unpickling could not find it; define "
+                "the block at the top of a module"
+            )
+        return _find_constructor, place
 
     def __deepcopy__(self, memo: Any) -> Constructor:
         return self
@@ -189,12 +215,21 @@ class Constructor:
         arguments = []
         for name, x in bound.arguments.items():
             try:
-                arguments.append((name, _template(x, self.hyper[name], leaves)))
+                arguments.append((name, self._template(name, x, leaves)))
             except TypeError as error:
                 raise TypeError(f"{self.name}: {name}: {error}") from None
         value = Form(self, tuple(arguments)).build(leaves)
         meaning = value.meaning  # runs the body, and with it the checks of its arguments
         return meaning if isinstance(meaning, Value) else value
+
+    def _template(self, name: str, x: Any, leaves: list) -> Any:
+        parameter, declared = self.signature.parameters[name], self.hyper[name]
+        many = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if many and declared:
+            items = x.values() if isinstance(x, dict) else x
+            names = tuple(x) if isinstance(x, dict) else tuple(range(len(x)))
+            return Container(type(x), names, tuple(_template(y, declared, leaves) for y in items))
+        return _template(x, declared, leaves)
 
     def run(self, arguments: dict[str, Any]) -> Any:
         """Calls the body with these arguments."""
@@ -220,7 +255,18 @@ class Constructor:
 
 
 def _find_constructor(module: str, qualname: str) -> Constructor:
-    return functools.reduce(getattr, qualname.split("."), sys.modules[module]).constructor
+    return functools.reduce(
+        getattr, qualname.split("."), importlib.import_module(module)
+    ).constructor
+
+
+def _annotation(annotation: Any, names: dict) -> Any:
+    if isinstance(annotation, str):
+        try:
+            return eval(annotation, names)
+        except Exception:  # a name that exists for type checkers only: read as text
+            pass
+    return annotation
 
 
 def _declared(annotation: Any) -> str | None:
@@ -238,11 +284,11 @@ def _template(x: Any, declared: str | None, leaves: list) -> Any:
     if isinstance(x, Value):
         leaves.extend(x._leaves)
         return x._form
-    if isinstance(x, (list, tuple, dict)) and _has_value(x):
+    if type(x) in (list, tuple, dict) and _has_value(x):
         names = tuple(x) if isinstance(x, dict) else tuple(range(len(x)))
         items = x.values() if isinstance(x, dict) else x
         return Container(type(x), names, tuple(_template(y, declared, leaves) for y in items))
-    if isinstance(x, (np.dtype, type(jnp.float32))):
+    if isinstance(x, (np.dtype, type(jnp.float32))) or _is_scalar_type(x):
         return Static(as_dtype(x).name)  # prints as code: mu_dtype='bfloat16'
     if declared:
         if isinstance(x, (bool, np.bool_)):
@@ -252,7 +298,8 @@ def _template(x: Any, declared: str | None, leaves: list) -> Any:
             if declared is EXACT:
                 return Static(x)
         elif isinstance(x, (np.ndarray, jax.Array)):
-            x = x if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.asarray(x, float)
+            is_number = jnp.issubdtype(x.dtype, jnp.inexact) or _is_key(x)
+            x = x if is_number else jnp.asarray(x, float)
         elif x is None or callable(x):
             return Static(x)
         else:
@@ -260,6 +307,10 @@ def _template(x: Any, declared: str | None, leaves: list) -> Any:
         leaves.append(x)
         return LEAF
     return Static(x)
+
+
+def _is_scalar_type(x: Any) -> bool:
+    return isinstance(x, type) and issubclass(x, np.generic)
 
 
 def _has_value(x: Any) -> bool:
@@ -301,10 +352,20 @@ class Value:
     def __repr__(self) -> str:
         constructor = self._form.constructor
         parts, by_name = [], False
-        for name, x in self.arguments.items():
+        arguments = self.arguments
+        parameters = constructor.signature.parameters.values()
+        rest = any(p.kind is p.VAR_POSITIONAL and arguments[p.name] for p in parameters)
+        for name, x in arguments.items():
             parameter = constructor.signature.parameters[name]
+            needs_place = parameter.kind is parameter.POSITIONAL_ONLY or (
+                rest and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+            )
             if parameter.kind is parameter.VAR_POSITIONAL:
                 parts.extend(_show(y) for y in x)
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                parts.extend(f"{k}={_show(y)}" for k, y in x.items())
+            elif needs_place:
+                parts.append(_show(x))
             elif parameter.default is not parameter.empty and _same(x, parameter.default):
                 by_name = True
             elif by_name or parameter.kind is parameter.KEYWORD_ONLY:
@@ -381,7 +442,7 @@ class Value:
                     f"concrete: {name} has shape {np.shape(x)}; choose one member of the sweep first, "
                     "with jax.tree.map(lambda x: x[i], tx)"
                 )
-            numbers[name] = _numbers(x)
+            numbers[name] = _numbers(np.reshape(x, ()))
         return self._rebuild(self._prefix(), numbers)
 
     def _rebuild(self: V, prefix: str, changes: dict[str, Any]) -> V:
@@ -474,6 +535,8 @@ def _show(x: Any) -> str:
             return "{" + ", ".join(f"{k!r}: {_show(y)}" for k, y in x.items()) + "}"
         inside = ", ".join(_show(y) for y in x)
         return f"[{inside}]" if isinstance(x, list) else f"({inside}{',' * (len(x) == 1)})"
+    if isinstance(x, float) and not math.isfinite(x):
+        return f"float({str(x)!r})"
     return x.__name__ if callable(x) and hasattr(x, "__name__") else repr(x)
 
 

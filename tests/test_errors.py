@@ -153,7 +153,7 @@ CONSTRUCTION = [
     (
         lambda: fx.named("count", ADAM),
         ValueError,
-        "other than 'count' and 'hyperparams', got 'count'",
+        "other than 'count' and 'live_hyperparams', got",
     ),
     (
         lambda: fx.chain(fx.named("a", fx.sign()), fx.named("a", fx.sign())),

@@ -1,8 +1,8 @@
 """Deliberate faults, each of which a named test must notice: a check of the checks.
 
 A row is written like a patch: what goes wrong, the file, the line as it is and as a tired author
-might have written it, and the test that has to fail. Every fault is made in a copy of the package
-and tested in a process of its own. The source text must occur exactly once, so no row goes stale.
+might have written it, and the test that has to fail, on a copy of the package in its own process.
+The source text must occur exactly once, so no row goes stale.
 """
 
 import os
@@ -124,7 +124,7 @@ A maximum of signed gradients | moments.py
 The derivative of a root at zero is infinite | record.py
 - jnp.sqrt(jnp.where(positive, x, 1))
 + jnp.sqrt(x)
-  test_laws.py::test_derivatives_are_finite_at_zero_gradients[rmsprop]
+  test_laws.py::test_derivatives_are_finite_at_zero_gradients[adam]
 
 The weight decay pushes weights away from zero | decay.py
 - return u + here.shared * here.param
