@@ -6,29 +6,13 @@
 True
 """
 
-# Transformations: the value, and how to write one.
-# Optimizers: sentences over the blocks.
-# Blocks: the moment algebra, scaling, clipping, decay.
-# Putting blocks together.
 from adamfx.clipping import clip, clip_by_global_norm, clip_by_norm, global_norm
 from adamfx.combine import chain, hyperparams, live, named, set_hyperparams
+from adamfx.corrections import bias_correct, center, nesterov, rectify, running_max
 from adamfx.decay import add_decayed_weights
+from adamfx.estimators import Estimator, decayed_max, ema, mean, total, trace, yogi_ema
 from adamfx.masks import Predicate, complement, ndim_at_least, path_matches
-from adamfx.moments import (
-    Estimator,
-    bias_correct,
-    center,
-    decayed_max,
-    ema,
-    mean,
-    nesterov,
-    rectify,
-    running_max,
-    scale_by_moments,
-    total,
-    trace,
-    yogi_ema,
-)
+from adamfx.moments import scale_by_moments
 from adamfx.optimizers import (
     adabelief,
     adadelta,

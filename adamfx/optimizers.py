@@ -11,20 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 from adamfx.combine import chain
+from adamfx.corrections import bias_correct, center, rectify, running_max
+from adamfx.corrections import nesterov as look_ahead
 from adamfx.decay import add_decayed_weights
-from adamfx.moments import (
-    bias_correct,
-    center,
-    decayed_max,
-    ema,
-    rectify,
-    running_max,
-    scale_by_moments,
-    total,
-    trace,
-    yogi_ema,
-)
-from adamfx.moments import nesterov as look_ahead
+from adamfx.estimators import decayed_max, ema, total, trace, yogi_ema
+from adamfx.moments import scale_by_moments
 from adamfx.scaling import scale_by_lr, scale_by_past_rms, scale_by_trust_ratio, sign
 from adamfx.schedules import Decay, Rate
 from adamfx.transformation import GradientTransformation, identity

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.clipping import norm
-from adamfx.moments import ema
+from adamfx.estimators import ema, square
 from adamfx.record import Rates, safe_divide, safe_root
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import block, leafwise
@@ -99,7 +99,7 @@ def scale_by_past_rms(decay: Exact, eps: Exact = 1e-6):
     def leaf(u, here):
         s = here.memory.nu
         u = safe_root(s + eps) * u
-        x = (u * u.conj()).real if jnp.iscomplexobj(u) else u * u
-        return u, {"nu": average.update(s, x, Rates(decay, 1 - decay, 1.0, decay, 1.0))}
+        rates = Rates(decay, 1 - decay, 1.0, decay, 1.0)
+        return u, {"nu": average.update(s, square(u), rates)}
 
     return leafwise(leaf, init=init)

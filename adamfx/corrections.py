@@ -1,0 +1,165 @@
+"""Corrections: blocks that follow `scale_by_moments` and change its record before the division.
+
+The order of the corrections is the order of the chain: the maximum before or after the bias
+correction is another optimizer.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from adamfx import checks
+from adamfx.estimators import Recursion, square
+from adamfx.moments import rates_of
+from adamfx.record import Side, quotient, safe_divide
+from adamfx.schedules import Decay
+from adamfx.transformation import block, leafwise
+from adamfx.trees import real_dtype
+from adamfx.values import Exact
+
+
+def _needs(name: str, side: Side | None, which: str) -> Side:
+    if side is None:
+        raise ValueError(
+            f"{name}: nothing to correct; the scale_by_moments before it has no {which}"
+        )
+    return side
+
+
+@block
+def bias_correct(side: str | None = None):
+    """Divides each moment by its mass: m_hat = m / w1, v_hat = v / w2; w = 1 - b^t for a constant b.
+
+    The mass is the sum of the weights that the average has given out, so the correction is exact
+    for scheduled decays. Sums, traces and maxima have mass one. With `where="hat"`, eps is divided
+    along with the root it was added to. Kingma & Ba 2015, section 3.
+
+    Args:
+      side: "first" or "second" for that moment alone; None for both.
+    """
+    checks.choice("bias_correct", "side", side, (None, "first", "second"))
+
+    def corrected(s):
+        if s.corrected:
+            raise ValueError(
+                "bias_correct: the moment is corrected already; leave one of the two out"
+            )
+        w = s.rates.mass
+        w = jnp.where(w == 0, 1, w)  # a lagging moment weighs nothing at the first step
+        return s._replace(value=s.value / w, corrected=True)
+
+    def leaf(r, here):
+        if side is not None:
+            _needs("bias_correct", getattr(r, side), f"{side} moment")
+        if r.first is not None and side != "second":
+            r = r.replace(first=corrected(r.first))
+        if r.second is not None and side != "first":
+            if r.denominator.where == "hat":
+                hat = safe_divide(r.denominator.eps, jnp.sqrt(r.second.rates.mass))
+                r = r.replace(denominator=r.denominator._replace(eps=hat))
+            r = r.replace(second=corrected(r.second))
+        return r
+
+    return leafwise(leaf, moments="corrects")
+
+
+@block
+def nesterov(decay: Decay | None = None):
+    """Looks ahead: the first moment's own recursion once more, on the same gradient.
+
+    Uncorrected, b m + gain g: Nesterov's momentum for a trace. After bias_correct, Dozat's form
+    with the mass of the next step: b' m / w_{t+1} + (1 - b) g / w_t. Nesterov 1983; Dozat 2016.
+
+    Args:
+      decay: another decay than the moment's, with a mass of its own (torch's NAdam; Lion with its
+        b1). None: the moment's.
+    """
+    if decay is not None:
+        checks.decay("nesterov", decay)
+
+    def init_shared():
+        return {"log_product": jnp.zeros(2)}
+
+    def shared(step):
+        own = Recursion(lambda s, x, r: s, decay, weighs=True)
+        rates, grown = rates_of(own, step.count, step.memory.log_product, lags=False)
+        return rates, {"log_product": grown}
+
+    def leaf(r, here):
+        m, rates, corrected = _needs("nesterov", r.first, "first moment")
+        of_m, of_g = (rates, rates) if decay is None else (here.shared, here.shared)
+        a, c = of_m.next_decay, of_g.gain
+        if corrected:
+            a, c = a * rates.mass / of_m.next_mass, c / of_g.mass
+        return r.replace(first=Side(a * m + c * r.gradient, rates, corrected))
+
+    if decay is None:
+        return leafwise(leaf, moments="corrects")
+    return leafwise(leaf, shared=shared, init_shared=init_shared, moments="corrects")
+
+
+@block
+def running_max():
+    """v <- the largest second moment so far. Before bias_correct torch's AMSGrad, after it optax's.
+
+    Remembers `nu_max`. Reddi et al. 2018, algorithm 2.
+    """
+
+    def init(p):
+        return {"nu_max": jnp.zeros(p.shape, real_dtype(p.dtype))}
+
+    def leaf(r, here):
+        second = _needs("running_max", r.second, "second moment")
+        v = jnp.maximum(here.memory.nu_max, second.value)
+        return r.replace(second=second._replace(value=v)), {"nu_max": v}
+
+    return leafwise(leaf, init=init, moments="corrects")
+
+
+@block
+def center():
+    """v <- v - |m|^2, the variance; the numerator is the gradient again. Graves 2013, eq. 40."""
+
+    def leaf(r, here):
+        m = _needs("center", r.first, "first moment").value
+        second = _needs("center", r.second, "second moment")
+        v = jnp.maximum(second.value - square(m), 0)  # rounding must not make it negative
+        return r.replace(direction=r.gradient, first=None, second=second._replace(value=v))
+
+    return leafwise(leaf, moments="corrects")
+
+
+@block
+def rectify(threshold: Exact = 5.0):
+    """RAdam: u = r_t m / sqrt(v) where the variance of v is tractable, else u = m.
+
+    rho_inf = 2/(1 - b2) - 1,  rho_t = 2 c_t - 1,  and where rho_t >= threshold
+    r_t = sqrt((rho_t - 4)(rho_t - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho_t)).
+
+    c_t is the mean age of the gradients in v, 1 for the newest. The recursion
+    c_t = 1 + (1 - (1 - b2)/w_t) c_{t-1} gives the paper's rho_inf - 2 t b^t/(1 - b^t) without its
+    cancellation (5e-5 in float32), and holds for scheduled decays. Liu et al. 2020, algorithm 2.
+
+    Remembers `age`, c_t. Follows bias_correct; it divides, so no correction may follow it.
+    """
+    checks.number("rectify", "threshold", threshold, low=4)  # r_t is the root of rho_t - 4
+
+    def init_shared():
+        return {"age": jnp.zeros(())}
+
+    def shared(step):
+        b2 = _needs("rectify", step.rates[1] and Side(None, step.rates[1]), "second moment").rates
+        c = 1 + (1 - b2.gain / b2.mass) * step.memory.age
+        rho, rho_inf = 2 * c - 1, 2 / b2.gain - 1
+        tractable = rho >= threshold
+        rho, rho_inf = jnp.where(tractable, rho, 5.0), jnp.where(tractable, rho_inf, 5.0)
+        r = jnp.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+        return (r, tractable), {"age": c}
+
+    def leaf(r, here):
+        factor, tractable = here.shared
+        m = r.direction if r.first is None else r.first.value
+        u = jnp.where(tractable, factor * quotient(r), m)
+        return r.replace(direction=u, first=None, second=None)
+
+    return leafwise(leaf, shared=shared, init_shared=init_shared, moments="corrects")
