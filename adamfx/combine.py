@@ -114,7 +114,7 @@ def live(transformation: GradientTransformation):
     eqx.filter_jit): setting a hyperparameter compiles nothing, and checkpoints hold it.
 
         tx = live(adam(1e-3)); state = tx.init(params)
-        hyperparams(state)                                   # {'scale_by_lr.learning_rate': 0.001}
+        hyperparams(state)              # {'live.scale_by_lr.learning_rate': Array(0.001, ...)}
         state = set_hyperparams(state, learning_rate=3e-4)
 
     What is live is what is a leaf of the inner transformation: learning rates, weight decays,
@@ -169,6 +169,11 @@ def set_hyperparams(state: Any, **changes: Any) -> Any:
         name = _live_name(path)
         if name not in exact:
             return old
+        if callable(exact[name]):
+            raise TypeError(
+                f"set_hyperparams: {name} is a number in the state, got {exact[name]!r}; a schedule "
+                "belongs in the transformation itself"
+            )
         new = jnp.asarray(exact[name], old.dtype)
         if new.shape != old.shape:
             raise ValueError(f"set_hyperparams: {name} has shape {old.shape}, got {new.shape}")

@@ -51,13 +51,24 @@ class Pair(NamedTuple):
     foreign: bool = False
 
 
-class Here(NamedTuple):
-    """What a leaf function may read besides the update: arrays of one leaf, float32 at least."""
+class Here:
+    """What a leaf function may read besides the update: arrays of one leaf, float32 at least.
 
-    param: Array  # the parameter; only for blocks that declare needs_params
-    gradient: Array  # the gradient as the estimators saw it
-    memory: Any  # what this block remembers of this leaf, by name
-    shared: Any  # what this block's `shared` returned
+    `param` the parameter, for blocks that declare needs_params; `gradient` as the estimators saw it;
+    `memory` what this block remembers of this leaf, by name; `shared` what its `shared` returned.
+    """
+
+    def __init__(self, block: str, param: Any, gradient: Array, memory: Any, shared: Any):
+        self._block, self._param = block, param
+        self.gradient, self.memory, self.shared = gradient, memory, shared
+
+    @property
+    def param(self) -> Array:
+        if self._param is None:
+            raise ValueError(
+                f"{self._block} reads here.param; declare it: leafwise(leaf, needs_params=True)"
+            )
+        return self._param
 
 
 class Step(NamedTuple):
@@ -341,7 +352,9 @@ def _run_leaf(
                 )
         else:
             moments = moments.close()
-        here = Here(at, moments.gradient, remember(**wide), trees.cast_floats(s, real))
+        name, declared = form.constructor.name, at if spec.needs_params else None
+        cast = trees.cast_floats(s, real)
+        here = Here(name, declared, moments.gradient, remember(**wide), cast)
         given = moments if spec.moments == "corrects" else moments.direction
         out = spec.leaf(given, here)
         new = old

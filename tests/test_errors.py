@@ -30,6 +30,11 @@ def broadcasting():
 
 
 @fx.block
+def undeclared():
+    return fx.leafwise(lambda u, here: u + here.param)
+
+
+@fx.block
 def growing():
     return fx.leafwise(
         lambda u, here: (u, {"m": jnp.ones((2, 3))}), init=lambda p: {"m": jnp.zeros_like(p)}

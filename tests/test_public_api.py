@@ -20,6 +20,10 @@ ORDER = [
 ]
 
 
+def test_contents_page():
+    assert sorted(fx.__all__) == PUBLIC
+
+
 def test_every_public_name_of_a_module_is_exported():
     for name in set(ORDER[ORDER.index("schedules") :]):
         module = importlib.import_module(f"adamfx.{name}")
