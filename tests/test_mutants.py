@@ -109,7 +109,7 @@ The newest gradient has age zero | corrections.py
 A second moment that is NaN reads as zero | record.py
 - zero = x <= 0
 + zero = ~(x > 0)
-  test_defects.py::test_nan_gradients_are_seen[adam]
+  test_defects.py::test_nan_gradients_are_seen[rmsprop]
 
 The threshold of the paper for every caller | corrections.py
 - tractable = rho >= threshold

@@ -100,6 +100,22 @@ for sentence in (adam_uncorrected, adam_eps_hat, amsgrad_torch, nadam_torch, lap
     case(sentence.__name__, sentence.__name__, sentence)
 
 
+def all_steps(tx, s, grads, path):
+    def one(s, gp):
+        u, s = tx.update(gp[0], s, gp[1])
+        return s, u
+
+    return jax.lax.scan(one, s, (grads, path))[1]
+
+
+as_an_argument = jax.jit(all_steps)
+
+
+@functools.cache
+def closed_over(tx):
+    return jax.jit(functools.partial(all_steps, tx))
+
+
 def errors(name, dtype, steps, scale, eps, as_argument=False):
     """|u - oracle's u| / |oracle's u| at every step, along the oracle's path."""
     sentence, oracle, kwargs = CASES[name]
@@ -115,19 +131,10 @@ def errors(name, dtype, steps, scale, eps, as_argument=False):
     path = theta + np.concatenate([0 * want[:1], np.cumsum(want, 0)[:-1]])
     tx = sentence(**{k: x for k, x in kwargs.items() if k in known})
 
-    def one(tx, s, gp):
-        u, s = tx.update(gp[0], s, gp[1])
-        return s, u
-
-    def all_steps(tx, s, grads, path):
-        return jax.lax.scan(functools.partial(one, tx), s, (grads, path))[1]
-
     grads, path = jnp.asarray(grads, dtype), jnp.asarray(path, dtype)
     s = tx.init(path[0])
-    if as_argument:
-        got = jax.jit(all_steps)(tx, s, grads, path)
-    else:
-        got = jax.jit(functools.partial(all_steps, tx))(s, grads, path)
+    run = functools.partial(as_an_argument, tx) if as_argument else closed_over(tx)
+    got = run(s, grads, path)
     difference = np.linalg.norm((np.asarray(got, float) - want).reshape(steps, -1), axis=1)
     size = np.linalg.norm(want.reshape(steps, -1), axis=1)
     return difference / np.where(size == 0, 1, size)
