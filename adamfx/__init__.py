@@ -6,13 +6,24 @@
 True
 """
 
+from adamfx.averaging import average_params, averaged_params, keep_average
 from adamfx.clipping import clip, clip_by_global_norm, clip_by_norm, global_norm
 from adamfx.combine import chain, hyperparams, live, named, set_hyperparams
 from adamfx.corrections import bias_correct, center, nesterov, rectify, running_max
 from adamfx.decay import add_decayed_weights
 from adamfx.estimators import Estimator, decayed_max, ema, mean, total, trace, yogi_ema
-from adamfx.masks import Predicate, complement, ndim_at_least, path_matches
+from adamfx.groups import freeze, masked, partition, set_to_zero
+from adamfx.masks import (
+    Predicate,
+    all_of,
+    any_of,
+    complement,
+    has_dtype,
+    ndim_at_least,
+    path_matches,
+)
 from adamfx.moments import scale_by_moments
+from adamfx.monitoring import metrics, monitor
 from adamfx.optimizers import (
     adabelief,
     adadelta,
@@ -35,6 +46,7 @@ from adamfx.optimizers import (
     signum,
     yogi,
 )
+from adamfx.precision import compensate, master_weights, round_stochastically
 from adamfx.record import Moments
 from adamfx.scaling import scale, scale_by_lr, scale_by_past_rms, scale_by_trust_ratio, sign
 from adamfx.schedules import (
@@ -64,6 +76,7 @@ from adamfx.transformation import (
     leafwise,
 )
 from adamfx.values import Dynamic, Exact
+from adamfx.wrappers import accumulate, apply_if_finite, check_finite, lookahead, skip_nonfinite
 
 __version__ = "0.1.0"
 
@@ -110,7 +123,30 @@ __all__ = [
     "Predicate",
     "ndim_at_least",
     "path_matches",
+    "has_dtype",
     "complement",
+    "all_of",
+    "any_of",
+    # parameter groups
+    "masked",
+    "partition",
+    "set_to_zero",
+    "freeze",
+    # wrappers
+    "accumulate",
+    "skip_nonfinite",
+    "apply_if_finite",
+    "check_finite",
+    "lookahead",
+    "average_params",
+    "keep_average",
+    "averaged_params",
+    "monitor",
+    "metrics",
+    # parameters below float32
+    "compensate",
+    "round_stochastically",
+    "master_weights",
     # schedules
     "Schedule",
     "schedule",

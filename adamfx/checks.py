@@ -160,11 +160,11 @@ def memory_shapes(where: str, blocks: list, x: list, trained: list[bool], grads:
                     )
 
 
-def given_params(where: str, block: Any, params: Tree) -> None:
+def given_params(where: str, name: str, params: Tree) -> None:
     """Raises ValueError for a block that reads the parameters and gets none."""
     if params is None:
         raise ValueError(
-            f"{where}: {block.key} reads the parameters; call tx.update(grads, state, params)"
+            f"{where}: {name} reads the parameters; call tx.update(grads, state, params)"
         )
 
 
@@ -172,5 +172,5 @@ def mask(where: str, block: Any, params: Tree) -> list[bool] | None:
     """On which leaves a block acts; None for all."""
     if block.is_pair or block.spec.mask is None or block.spec.mask is True:
         return None
-    given_params(where, block, params)
+    given_params(where, block.key, params)
     return trees.evaluate_mask(block.key, block.spec.mask, params)

@@ -24,8 +24,7 @@ def chain(*transformations: Any):
     """
     flat: list[GradientTransformation] = []
     for tx in transformations:
-        tx = tx if isinstance(tx, GradientTransformation) else foreign(tx)
-        flat.extend(_parts(tx))
+        flat.extend(_parts(as_transformation(tx)))
     if len(flat) < 2:
         return flat[0] if flat else identity()
     if len(flat) == len(transformations) and all(map(_is, flat, transformations)):
@@ -63,8 +62,7 @@ def named(name: str, transformation: Any):
         raise ValueError(
             f"named: the name must be a non-empty string other than 'count' and {LIVE!r}, got {name!r}"
         )
-    if not isinstance(transformation, GradientTransformation):
-        return named(name, foreign(transformation))
+    transformation = as_transformation(transformation)
     meaning = transformation.meaning
     return _as_pair(transformation) if isinstance(meaning, Sentence) else meaning
 
@@ -72,27 +70,29 @@ def named(name: str, transformation: Any):
 def _as_pair(tx: GradientTransformation) -> sentence.Pair:
     """A whole sentence as one block, with a counter of its own; nothing is rounded between."""
 
-    def init(params):
-        return sentence.init(tx.blocks, params)
+    def run(finish, updates, state, params, extra):
+        return sentence.run(tx.blocks, updates, state, params, extra, finish)
 
-    def update(updates, state, params=None, **extra):
-        return sentence.run(tx.blocks, updates, state, params, extra, "carry")
+    return sentence.wrapper(tx.init, run)
 
-    return sentence.Pair(init, update)
+
+def as_transformation(tx: Any) -> GradientTransformation:
+    """`tx` itself, or any object with optax's `init` and `update` as a block."""
+    return tx if isinstance(tx, GradientTransformation) else foreign(tx)
 
 
 @block
 def foreign(transformation: Any):
     """Any object with optax's `init` and `update`, or a pair of them, as a block.
 
-    `chain` calls this itself. The object is static: it is compared as it compares itself.
+    `chain` and the wrappers call this themselves. The object is static: it is compared as it compares itself.
     """
     tx = transformation
     is_pair = type(tx) is tuple and len(tx) == 2
     init, update = tx if is_pair else (getattr(tx, "init", None), getattr(tx, "update", None))
     if not (callable(init) and callable(update)):
         raise TypeError(
-            f"chain: {tx!r} is not a gradient transformation: it needs init(params) and "
+            f"{tx!r} is not a gradient transformation: it needs init(params) and "
             "update(updates, state, params), or to be a pair of such functions"
         )
     parameters = inspect.signature(update).parameters.values()
@@ -129,21 +129,21 @@ def live(transformation: GradientTransformation):
     def init(params):
         leaves = [x for x in jax.tree.leaves(params) if trees.is_trained(x)]
         dtype = trees.at_least_float32(*{trees.real_dtype(x.dtype) for x in leaves})
-        anchor = leaves[0] if leaves else jnp.zeros(())
+        anchor = trees.anchor(leaves)
         values = {
             n: sentence.replicate(anchor, jnp.asarray(x, dtype))
             for n, x in zip(names, transformation._leaves, strict=True)
         }
         return {**sentence.init(transformation.blocks, params), LIVE: values}
 
-    def update(updates, state, params=None, **extra):
+    def run(finish, updates, state, params, extra):
         inner = {key: x for key, x in state.items() if key != LIVE}
         values = state[LIVE]
         tx = transformation._form.build([values[n] for n in names])
-        updates, inner = sentence.run(tx.blocks, updates, inner, params, extra, "carry")
-        return updates, {**inner, LIVE: values}
+        out, inner = sentence.run(tx.blocks, updates, inner, params, extra, finish)
+        return out, {**inner, LIVE: values}
 
-    return sentence.Pair(init, update)
+    return sentence.wrapper(init, run)
 
 
 def hyperparams(state: Any) -> dict[str, Any]:

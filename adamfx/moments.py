@@ -43,7 +43,7 @@ def _grow(log_product: Array, gain: Array) -> Array:
     return jnp.stack([grown, (grown - s) - y])
 
 
-def _mass(log_product: Array) -> Array:
+def mass(log_product: Array) -> Array:
     """w = 1 - prod b: the sum of the weights that an average from zero has given out so far."""
     return -jnp.expm1(log_product[0])
 
@@ -58,8 +58,8 @@ def rates_of(
         return Rates(b, gain, 1.0, next_b, 1.0), None
     grown = _grow(log_product, 1 - b)
     if lags:
-        return Rates(b, gain, _mass(log_product), b, _mass(grown)), grown
-    return Rates(b, gain, _mass(grown), next_b, _mass(_grow(grown, 1 - next_b))), grown
+        return Rates(b, gain, mass(log_product), b, mass(grown)), grown
+    return Rates(b, gain, mass(grown), next_b, mass(_grow(grown, 1 - next_b))), grown
 
 
 # ---- scale_by_moments ----------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def _plain(side: Any) -> Any:
     return side
 
 
-def _as_recursion(side: Any, of: str) -> Recursion | None:
+def as_recursion(side: Any, of: str) -> Recursion | None:
     if side is None:
         return None
     r = (side if isinstance(side, Estimator) else ema(side)).meaning
@@ -133,7 +133,7 @@ def scale_by_moments(
     if _plain(b1) is not b1 or _plain(b2) is not b2:
         options = {"where": where, "lag": lag, "mu_dtype": mu_dtype, "nu_dtype": nu_dtype}
         return scale_by_moments(_plain(b1), _plain(b2), eps=eps, eps_root=eps_root, **options)
-    sides = {"mu": _as_recursion(b1, "value"), "nu": _as_recursion(b2, "square")}
+    sides = {"mu": as_recursion(b1, "value"), "nu": as_recursion(b2, "square")}
     sides = {n: r for n, r in sides.items() if r is not None}
     if not sides:
         raise ValueError(f"{name}: b1 and b2 are both None; give at least one decay or estimator")

@@ -44,23 +44,44 @@ class Leafwise(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A block as functions over trees. A foreign one gets trees in the dtype of the output."""
+    """A block as functions over trees. A foreign one gets trees in the dtype of the output.
+
+    `update(updates, state, params, **extra) -> (updates, state)`. Where the block ends a sentence
+    that is applied, `step`, of the same arguments, may give the new parameters instead.
+    """
 
     init: Callable
     update: Callable
     foreign: bool = False
+    step: Callable | None = None
+
+
+def wrapper(init: Callable, run: Callable) -> Pair:
+    """A pair from `run(finish, updates, state, params, extra)`, which ends like `run` below."""
+
+    def finished(finish: str) -> Callable:
+        def call(updates, state, params=None, **extra):
+            return run(finish, updates, state, params, extra)
+
+        return call
+
+    return Pair(init, finished("carry"), step=finished("step"))
 
 
 class Here:
     """What a leaf function may read besides the update: arrays of one leaf, float32 at least.
 
     `param` the parameter, for blocks that declare needs_params; `gradient` as the estimators saw it;
-    `memory` what this block remembers of this leaf, by name; `shared` what its `shared` returned.
+    `memory` what this block remembers of this leaf, by name; `shared` what its `shared` returned;
+    `dtype` what the parameter is stored in.
     """
 
-    def __init__(self, block: str, param: Any, gradient: Array, memory: Any, shared: Any):
+    def __init__(
+        self, block: str, param: Any, gradient: Array, memory: Any, shared: Any, dtype: Any
+    ):
         self._block, self._param = block, param
         self.gradient, self.memory, self.shared = gradient, memory, shared
+        self.dtype = dtype
 
     @property
     def param(self) -> Array:
@@ -110,6 +131,17 @@ def _remember(names: tuple[str, ...], values: tuple) -> Memory:
 def remember(**fields: Any) -> Memory:
     """A Memory with these fields."""
     return _remember(tuple(fields), tuple(fields.values()))
+
+
+def memories(state: Tree, field: str) -> list[Memory]:
+    """What in a tree of states remembers something of this name, in order, those inside included."""
+
+    def holds(x: Any) -> bool:
+        return isinstance(x, Memory) and field in x._fields
+
+    found = [x for x in jax.tree.leaves(state, is_leaf=holds) if holds(x)]
+    inside = [memories([y for n, y in x._asdict().items() if n != field], field) for x in found]
+    return [y for x, xs in zip(found, inside, strict=True) for y in (x, *xs)]
 
 
 class Block:
@@ -186,7 +218,7 @@ def init(blocks: Blocks, params: Tree) -> dict[str, Any]:
     trained = [trees.is_trained(x) for x in leaves]
     leaves = [jnp.asarray(x) if t else None for x, t in zip(leaves, trained, strict=True)]
     present = [x for x in leaves if x is not None]
-    anchor = present[0] if present else jnp.zeros(())
+    anchor = trees.anchor(present)
     dtype = _scalar_dtype(present)
     working = [Block(key, value, dtype) for key, value in blocks]
 
@@ -258,7 +290,7 @@ def run(
         block.load(state.get(block.key), structure)
         block.acts = checks.mask(where, block, params)
         if not block.is_pair and block.spec.needs_params:
-            checks.given_params(where, block, params)
+            checks.given_params(where, block.key, params)
         for column in block.columns.values():  # a leaf that was frozen at init stays frozen
             trained = [t and m is not None for t, m in zip(trained, column, strict=True)]
     checks.memory_shapes(where, working, x, trained, grads)
@@ -268,9 +300,14 @@ def run(
     ]
     g, rates = list(x), (None, None)
     stretches = _stretches(working)
-    for stretch in stretches:
+    for i, stretch in enumerate(stretches):
         if stretch and stretch[0].is_pair:
-            x = _run_pair(stretch[0], x, p, trained, to, structure, params is not None, extra)
+            ends = finish == "step" and not any(stretches[i + 1 :])
+            args = (stretch[0], x, p, trained, to, structure, params is not None, extra)
+            if ends and stretch[0].spec.step:
+                x = _run_pair(*args, step=True)
+                break
+            x = _run_pair(*args)
             continue
         shared = {}
         for block in stretch:
@@ -354,7 +391,7 @@ def _run_leaf(
             moments = moments.close()
         name, declared = form.constructor.name, at if spec.needs_params else None
         cast = trees.cast_floats(s, real)
-        here = Here(name, declared, moments.gradient, remember(**wide), cast)
+        here = Here(name, declared, moments.gradient, remember(**wide), cast, run.dtype)
         given = moments if spec.moments == "corrects" else moments.direction
         out = spec.leaf(given, here)
         new = old
@@ -421,8 +458,9 @@ def _run_pair(
     structure: Any,
     with_params: bool,
     extra: dict[str, Any],
+    step: bool = False,
 ) -> list:
-    """A block over trees; frozen leaves are None in what it is given."""
+    """A block over trees; frozen leaves are None in what it is given. Updates, or new parameters."""
     updates = [y if t else None for y, t in zip(x, trained, strict=True)]
     params = [q if trees.is_trained(q) else None for q in p]
     if block.spec.foreign:  # knows no missing gradients
@@ -434,12 +472,16 @@ def _run_pair(
             y if y is None or d is None else y.astype(d) for y, d in zip(updates, to, strict=True)
         ]
     else:
-        updates = [y if y is None else y.astype(trees.at_least_float32(y.dtype)) for y in updates]
+        updates = [
+            y if y is None else y.astype(trees.at_least_float32(y.dtype, d))
+            for y, d in zip(updates, to, strict=True)
+        ]
     tree = structure.unflatten(updates)
     if block.state is None:  # it remembers nothing: its empty state is made anew
         block.state = jax.eval_shape(block.spec.init, tree)
     args = (tree, block.state, structure.unflatten(params) if with_params else None)
-    new, block.state = block.spec.update(*args, **extra)
+    call = block.spec.step if step else block.spec.update
+    new, block.state = call(*args, **extra)
     difference = trees.same_structure(new, tree)
     if difference:
         raise ValueError(

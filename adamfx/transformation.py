@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from adamfx import checks, sentence, trees
 from adamfx.values import Container, Form, P, Value, constructor
@@ -104,9 +103,16 @@ class GradientTransformation(Value):
     def _child_names(self) -> dict[tuple, str]:
         names: dict[tuple, str] = {}
         arguments = self._form.arguments
-        inner = [(name,) for name, template in arguments if _is_transformation(template)]
-        if len(inner) == 1:  # a wrapper adds no name of its own argument
-            names[inner[0]] = ""
+        for name, template in arguments:
+            if _is_transformation(template):  # a wrapper adds no name of its own argument
+                names[name,] = "default" if name == "default" else ""
+            elif isinstance(template, Container) and template.kind is dict:  # groups, by label
+                labels = [
+                    (name, k)
+                    for k, x in zip(template.names, template.items, strict=True)
+                    if _is_transformation(x)
+                ]
+                names |= {place: place[1] for place in labels} | ({(name,): ""} if labels else {})
         blocks = dict(arguments).get("transformations")
         if isinstance(blocks, Container) and all(map(_is_transformation, blocks.items)):
             keys = _keys(list(blocks.items))
@@ -138,8 +144,7 @@ def _run(
 ) -> tuple[Tree, State]:
     if trees.is_traced(grads, state, params, tx, list(extra.values())):
         return sentence.run(tx.blocks, grads, state, params, extra, finish)
-    leaves = {name: jax.tree.leaves(x) for name, x in extra.items()}
-    arrays = {n for n, xs in leaves.items() if all(isinstance(x, _ARRAYLIKE) for x in xs)}
+    arrays = {name for name, x in extra.items() if trees.is_arrays(x)}
     static = tuple((name, x) for name, x in extra.items() if name not in arrays)
     for name, x in static:
         try:
@@ -155,9 +160,6 @@ def _run(
         for tree in (grads, params):
             checks.leaves(finish, trees.flatten(tree)[0], tree)
         raise
-
-
-_ARRAYLIKE = (jax.Array, np.ndarray, np.generic, int, float, complex)
 
 
 @functools.partial(jax.jit, static_argnames=("static", "finish"))

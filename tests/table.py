@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import adamfx as fx
+from adamfx.monitoring import METRICS
 
 OPTIMIZERS = {
     "sgd": fx.sgd(0.1),
@@ -69,6 +70,36 @@ SENTENCES = {
     "clipped adamw": fx.chain(
         fx.clip_by_global_norm(1.0), fx.adamw(fx.warmup_cosine_decay_schedule(0.0, 0.1, 5, 20))
     ),
+}
+
+GROUPS = ({"m": fx.adam(0.01), "z": fx.set_to_zero()}, {"m": fx.path_matches("w*")})
+
+WRAPPERS = {
+    "masked": lambda tx: fx.masked(tx, fx.ndim_at_least(2)),
+    "partition": lambda tx: fx.partition(
+        GROUPS[0] | {"r": tx}, GROUPS[1] | {"r": fx.path_matches("b")}, fx.sgd(0.1)
+    ),
+    "accumulate": lambda tx: fx.accumulate(tx, 2),
+    "skip_nonfinite": lambda tx: fx.skip_nonfinite(tx),
+    "lookahead": lambda tx: fx.lookahead(tx, 2, 0.5),
+    "average_params": lambda tx: fx.average_params(tx, fx.ema(0.9)),
+    "monitor": lambda tx: fx.monitor(tx, per_leaf=True),
+    "compensate": lambda tx: fx.chain(tx, fx.compensate()),
+    "round_stochastically": lambda tx: fx.chain(tx, fx.round_stochastically()),
+    "master_weights": lambda tx: fx.master_weights(tx),
+    "live": lambda tx: fx.live(fx.chain(fx.scale(1.0), tx)),
+    "named": lambda tx: fx.named("inner", tx),
+}
+
+SENTENCES |= {f"{name}(adamw)": wrap(fx.adamw(0.01)) for name, wrap in WRAPPERS.items()}
+SENTENCES |= {
+    "freeze": fx.freeze(fx.path_matches("w*") & ~fx.has_dtype("float64") | fx.path_matches("s")),
+    "accumulate by schedule": fx.accumulate(
+        fx.sgd(0.1), fx.piecewise_constant_schedule(1.0, {1: 2.0})
+    ),
+    "lookahead with reset": fx.lookahead(fx.adam(0.01), 2, 0.5, reset_state=True),
+    "all metrics": fx.monitor(fx.adam(0.01), tuple(METRICS)),
+    "polyak average": fx.chain(fx.accumulate(fx.average_params(fx.adam(0.01)), 2), fx.clip(1.0)),
 }
 
 TABLE = OPTIMIZERS | SENTENCES

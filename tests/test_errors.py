@@ -153,7 +153,7 @@ CONSTRUCTION = [
         TypeError,
         "is not a gradient transformation: it needs init(params)",
     ),
-    (lambda: fx.chain(3), TypeError, "chain: 3 is not a gradient transformation"),
+    (lambda: fx.chain(3), TypeError, "3 is not a gradient transformation"),
     (lambda: fx.named("", ADAM), ValueError, "named: the name must be a non-empty string"),
     (
         lambda: fx.named("count", ADAM),

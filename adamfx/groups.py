@@ -1,0 +1,178 @@
+"""Parameter groups: another transformation, or none, for some of the parameters.
+
+Which leaf belongs where is decided once, by `init`, and kept in the structure of the state; `update`
+needs no parameters to know it. A frozen leaf has no state, no update and no decay:
+
+    partition({"frozen": set_to_zero()}, {"frozen": path_matches("encoder/*")}, default=adamw(1e-3))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from adamfx import sentence, trees
+from adamfx.combine import as_transformation
+from adamfx.transformation import GradientTransformation, block, leafwise
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """The group of each leaf, in the order of the leaves; part of the structure of a state."""
+
+    of: tuple[Any, ...]
+
+
+@block
+def set_to_zero():
+    """u <- 0, also where u is not finite. Remembers nothing."""
+    return leafwise(lambda u, here: jnp.zeros_like(u))
+
+
+@block
+def masked(inner: Any, mask: Any):
+    """`inner` where the mask is True; elsewhere the update passes as it came, as in optax.
+
+    So `masked(add_decayed_weights(1e-2), mask)` is a block of a chain. To freeze what is outside,
+    use `partition` or `freeze`: a lone `masked(adam(1e-3), mask)` would add raw gradients there.
+
+    Args:
+      inner: a transformation.
+      mask: a tree of bools, a prefix of one, or a callable of the parameters that returns one, e.g.
+        `ndim_at_least(2)`. Evaluated by `init`, once.
+
+    Remembers `labels`, the mask, and `inner`, the state of `inner` without the leaves outside.
+    """
+    tx = as_transformation(inner)
+
+    def init(params):
+        chosen = trees.evaluate_mask("masked", mask, params)
+        return sentence.remember(labels=Labels(tuple(chosen)), inner=_init(tx, chosen, params))
+
+    def update(updates, state, params=None, **extra):
+        updates, own = _update(tx, state.labels.of, updates, state.inner, params, extra)
+        return updates, sentence.remember(labels=state.labels, inner=own)
+
+    return sentence.Pair(init, update)
+
+
+def freeze(mask: Any) -> GradientTransformation:
+    """Zero updates where the mask is True: the last block of a chain."""
+    return masked(set_to_zero(), mask)
+
+
+@block
+def partition(transforms: dict[str, Any], param_labels: Any, default: Any = None):
+    """A transformation for each group of parameters.
+
+        partition({"embed": adam(1e-2)}, {"embed": path_matches("embed/*")}, default=adamw(1e-3))
+
+    Args:
+      transforms: the transformation of each group, by its label.
+      param_labels: which leaf is in which group: a dict of label to predicate (`path_matches`,
+        `ndim_at_least`, `has_dtype`, or any callable of the parameters that returns a tree of bools);
+        a tree of labels or a prefix of one; or a callable of the parameters that returns one.
+        Evaluated by `init`, once.
+      default: the transformation of the leaves without a label, in a group of the name "default".
+
+    Remembers `labels` and `inner`, the state of each group by its label. A norm over the whole tree
+    is, within a group, one over the group. Raises ValueError, with the path, for a leaf that no group
+    or more than one claims, and for an unknown label.
+    """
+    if not isinstance(transforms, Mapping) or not all(isinstance(k, str) for k in transforms):
+        raise TypeError(
+            f"partition: transforms must be a dict of label to transformation, got {transforms!r}"
+        )
+    groups = {label: as_transformation(tx) for label, tx in transforms.items()}
+    if default is not None:
+        if "default" in groups:
+            raise ValueError(
+                "partition: the group of the leaves without a label is called 'default'; give the label "
+                "'default' another name"
+            )
+        groups["default"] = as_transformation(default)
+    if _by_predicate(param_labels):
+        _known(param_labels, groups)
+
+    def init(params):
+        labels = _labels(param_labels, groups, params)
+        states = {k: _init(tx, [x == k for x in labels], params) for k, tx in groups.items()}
+        return sentence.remember(labels=Labels(tuple(labels)), inner=states)
+
+    def update(updates, state, params=None, **extra):
+        states, out, labels = {}, updates, state.labels.of
+        for k, tx in groups.items():
+            chosen = [x == k for x in labels]
+            out, states[k] = _update(tx, chosen, out, state.inner[k], params, extra)
+        return out, sentence.remember(labels=state.labels, inner=states)
+
+    return sentence.Pair(init, update)
+
+
+def _by_predicate(labels: Any) -> bool:
+    return isinstance(labels, dict) and bool(labels) and all(map(callable, labels.values()))
+
+
+def _known(labels: Any, groups: dict) -> None:
+    for label in labels:
+        if label not in groups:
+            raise ValueError(
+                f"partition: there is no transformation for the label {label!r}; known are "
+                f"{', '.join(map(repr, groups))}"
+            )
+
+
+def _labels(given: Any, groups: dict, params: Any) -> list[str | None]:
+    """The label of each leaf; None for frozen ones."""
+    paths, leaves = trees.paths(params), trees.flatten(params)[0]
+    if _by_predicate(given):
+        masks = {k: trees.evaluate_mask("partition", p, params) for k, p in given.items()}
+        claims = [[k for k, mask in masks.items() if mask[j]] for j in range(len(leaves))]
+    else:
+        labels = trees.spread("partition", "tree of labels", given, params)
+        _known({x for x in labels if x is not None}, groups)
+        claims = [[] if x is None else [x] for x in labels]
+    found: list[str | None] = []
+    for path, p, claim in zip(paths, leaves, claims, strict=True):
+        if trees.is_trained(p) and not claim and "default" in groups:
+            claim = ["default"]
+        if trees.is_trained(p) and len(claim) != 1:
+            who = f"the groups {', '.join(map(repr, claim))} claim" if claim else "no group claims"
+            raise ValueError(
+                f"partition: {who} the parameter at {path}; each must be in one group, and those in no "
+                "other go to default=..."
+            )
+        found.append(claim[0] if trees.is_trained(p) else None)
+    return found
+
+
+def _only(chosen: Any, tree: Any) -> Any:
+    leaves, structure = trees.flatten(tree)
+    return structure.unflatten([x if c else None for x, c in zip(leaves, chosen, strict=True)])
+
+
+def _init(tx: GradientTransformation, chosen: Any, params: Any) -> dict[str, Any]:
+    return sentence.init(tx.blocks, _only(chosen, params))
+
+
+def _update(
+    tx: GradientTransformation, chosen: Any, updates: Any, state: Any, params: Any, extra: dict
+) -> tuple[Any, Any]:
+    """`tx` on the chosen leaves; the others as they are."""
+    old, structure = trees.flatten(updates)
+    if len(chosen) != len(old):
+        raise ValueError(
+            f"update: the gradients have {len(old)} leaves, the state was made for {len(chosen)}; make it "
+            "with tx.init(params)"
+        )
+    inside = None if params is None else _only(chosen, params)
+    updates, state = sentence.run(tx.blocks, _only(chosen, updates), state, inside, extra, "carry")
+    new = trees.flatten(updates)[0]
+    return structure.unflatten(
+        [a if c else b for a, b, c in zip(new, old, chosen, strict=True)]
+    ), state
