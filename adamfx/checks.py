@@ -160,17 +160,17 @@ def memory_shapes(where: str, blocks: list, x: list, trained: list[bool], grads:
                     )
 
 
-def given_params(where: str, name: str, params: Tree) -> None:
+def given_params(where: str, name: str, params: Tree, grads: Tree) -> None:
     """Raises ValueError for a block that reads the parameters and gets none."""
-    if params is None:
+    if params is None and jax.tree.leaves(grads):
         raise ValueError(
             f"{where}: {name} reads the parameters; call tx.update(grads, state, params)"
         )
 
 
-def mask(where: str, block: Any, params: Tree) -> list[bool] | None:
+def mask(where: str, block: Any, params: Tree, grads: Tree) -> list[bool] | None:
     """On which leaves a block acts; None for all."""
     if block.is_pair or block.spec.mask is None or block.spec.mask is True:
         return None
-    given_params(where, block.key, params)
+    given_params(where, block.key, params, grads)
     return trees.evaluate_mask(block.key, block.spec.mask, params)

@@ -31,20 +31,24 @@ class Observed(NamedTuple):
     bound: Array  # alpha max(1, (1 - b1) / sqrt(1 - b2))
 
 
+def _size(arrays: list[Array]) -> Array:
+    return _float32(norm(arrays))
+
+
 def _largest(arrays: list[Array]) -> Array:
-    sizes = [jnp.max(jnp.abs(x), initial=0) for x in arrays]
-    return functools.reduce(jnp.maximum, sizes, jnp.zeros(()))
+    sizes = [_float32(jnp.max(jnp.abs(x), initial=0)) for x in arrays]
+    return functools.reduce(jnp.maximum, sizes, jnp.zeros((), jnp.float32))
 
 
 def _root_mean_square(arrays: list[Array]) -> Array:
-    return norm(arrays) / max(sum(x.size for x in arrays), 1) ** 0.5
+    return _size(arrays) / max(sum(x.size for x in arrays), 1) ** 0.5
 
 
 METRICS: dict[str, Callable[[Observed], Array]] = {
-    "gradient_norm": lambda o: norm(o.gradients),
-    "update_norm": lambda o: norm(o.updates),
-    "param_norm": lambda o: norm(o.params),
-    "update_ratio": lambda o: safe_divide(norm(o.updates), norm(o.params)),
+    "gradient_norm": lambda o: _size(o.gradients),
+    "update_norm": lambda o: _size(o.updates),
+    "param_norm": lambda o: _size(o.params),
+    "update_ratio": lambda o: safe_divide(_size(o.updates), _size(o.params)),
     "effective_step": lambda o: _largest(o.updates),
     "effective_step_bound": lambda o: o.bound,
     "signal_to_noise": lambda o: _root_mean_square(o.ratios),
@@ -86,7 +90,7 @@ def monitor(transformation: Any, metrics: tuple[str, ...] = DEFAULT, per_leaf: b
 
     def init(params):
         def zero():
-            return sentence.replicate(trees.anchor(params), jnp.zeros(()))
+            return sentence.replicate(trees.anchor(params), jnp.zeros((), jnp.float32))
 
         leaves = {n: trees.map_trained(lambda p: zero(), params) for n in metrics if per_leaf}
         return sentence.remember(
@@ -95,7 +99,7 @@ def monitor(transformation: Any, metrics: tuple[str, ...] = DEFAULT, per_leaf: b
 
     def update(updates, state, params=None, **extra):
         if {"param_norm", "update_ratio"} & set(metrics):
-            checks.given_params("update", "monitor", params)
+            checks.given_params("update", "monitor", params, updates)
         new, inner = sentence.run(tx.blocks, updates, state.inner, params, extra, "carry")
         o = _observe(tx, metrics, updates, new, inner, params)
         found = {n: _float32(METRICS[n](_all(o))) for n in metrics}
@@ -130,7 +134,7 @@ def _observe(
     p = [None] * len(g) if params is None else trees.flatten(params)[0]
     p = [None if x is None else y for x, y in zip(g, p, strict=True)]
     if not {"signal_to_noise", "effective_step_bound"} & set(metrics):
-        return Observed(g, u, p, [None] * len(g), jnp.zeros(()))
+        return Observed(g, u, p, [None] * len(g), jnp.zeros((), jnp.float32))
 
     key, r1, r2 = _averages(tx)
     memory = inner[key]
@@ -145,7 +149,7 @@ def _observe(
     count = inner["count"] - 1
     gains = [_float32(1 - value_at(r.decay, count)) for r in (r1, r2)]
     rates = [x.learning_rate for x in sentence.memories(inner, "learning_rate")]
-    alpha = _float32(rates[0]) if rates else jnp.ones(())
+    alpha = _float32(rates[0]) if rates else jnp.ones((), jnp.float32)
     bound = alpha * jnp.maximum(1.0, safe_divide(gains[0], safe_root(gains[1])))
     return Observed(g, u, p, ratios, bound)
 

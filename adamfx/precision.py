@@ -61,7 +61,7 @@ def round_stochastically(seed: int = 0):
         return sentence.remember(key=sentence.replicate(trees.anchor(params), key))
 
     def update(updates, state, params=None, **extra):
-        checks.given_params("update", "round_stochastically", params)
+        checks.given_params("update", "round_stochastically", params, updates)
         new, key = jax.random.split(jax.random.wrap_key_data(state.key, impl="threefry2x32"))
         leaves, structure = trees.flatten(updates)
         for j, (u, p) in enumerate(zip(leaves, trees.flatten(params)[0], strict=True)):
@@ -103,11 +103,11 @@ def master_weights(transformation: Any):
 
     def init(params):
         master = trees.map_trained(copy, params)
-        return sentence.remember(inner=tx.init(_prefer(master, params)), master=master)
+        return sentence.remember(inner=tx.init(trees.prefer(master, params)), master=master)
 
     def run(finish, updates, state, params, extra):
-        checks.given_params("update", "master_weights", params)
-        full = _prefer(state.master, params)
+        checks.given_params("update", "master_weights", params, updates)
+        full = trees.prefer(state.master, params)
         new, inner = sentence.run(tx.blocks, updates, state.inner, full, extra, "step")
 
         def out(q, u, p):
@@ -124,7 +124,3 @@ def master_weights(transformation: Any):
         return result, sentence.remember(inner=inner, master=master)
 
     return sentence.wrapper(init, run)
-
-
-def _prefer(master: Any, params: Any) -> Any:
-    return jax.tree.map(lambda m, p: p if m is None else m, master, params, is_leaf=trees.is_none)

@@ -288,9 +288,9 @@ def run(
     for block in working:
         checks.memory_structure(where, block, state.get(block.key), grads)
         block.load(state.get(block.key), structure)
-        block.acts = checks.mask(where, block, params)
+        block.acts = checks.mask(where, block, params, grads)
         if not block.is_pair and block.spec.needs_params:
-            checks.given_params(where, block.key, params)
+            checks.given_params(where, block.key, params, grads)
         for column in block.columns.values():  # a leaf that was frozen at init stays frozen
             trained = [t and m is not None for t, m in zip(trained, column, strict=True)]
     checks.memory_shapes(where, working, x, trained, grads)

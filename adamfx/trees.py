@@ -160,6 +160,11 @@ def evaluate_mask(block: str, mask: Mask, params: Any) -> list[bool]:
     return [bool(m) for m in leaves]
 
 
+def prefer(first: Any, second: Any) -> Any:
+    """The leaves of the first tree, and of the second where the first has None."""
+    return jax.tree.map(lambda a, b: b if a is None else a, first, second, is_leaf=is_none)
+
+
 def map_trained(function: Callable, tree: Any) -> Any:
     """Applies `function` to the trained leaves; the others become None."""
     return jax.tree.map(lambda x: function(x) if is_trained(x) else None, tree, is_leaf=is_none)

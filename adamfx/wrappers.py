@@ -55,8 +55,7 @@ def accumulate(transformation: Any, every: Any):
         full = ok & (state.mini_step + 1 >= jnp.round(k).astype(jnp.int32))
 
         def add(total, g):
-            present = total is not None and g is not None
-            return jnp.where(ok, total + g.astype(total.dtype), total) if present else total
+            return None if g is None else jnp.where(ok, total + g.astype(total.dtype), total)
 
         def mean(spent, updates):
             def of(total, g):
@@ -71,7 +70,7 @@ def accumulate(transformation: Any, every: Any):
         )
         return out, sentence.remember(
             inner=inner,
-            acc_grads=total,
+            acc_grads=trees.prefer(total, state.acc_grads),
             mini_step=jnp.where(full, 0, state.mini_step + ok.astype(jnp.int32)),
             dropped=state.dropped + (~ok).astype(jnp.int32),
         )
@@ -165,7 +164,7 @@ def lookahead(
         )
 
     def update(updates, state, params=None, **extra):
-        checks.given_params("update", "lookahead", params)
+        checks.given_params("update", "lookahead", params, updates)
         updates, inner = sentence.run(tx.blocks, updates, state.inner, params, extra, "carry")
         sync = state.steps_since_sync + 1 >= sync_period
 
@@ -184,11 +183,19 @@ def lookahead(
         slow = jax.tree.map(pull, state.slow, updates, params, **trio)
         updates = jax.tree.map(move, slow, updates, params, **trio)
         if reset_state:
-            inner = trees.only_if(sync, lambda _, tx, params: tx.init(params), inner, tx, params)
+            moving = jax.tree.map(
+                lambda u, p: None if u is None else p, updates, params, is_leaf=trees.is_none
+            )
+            inner = trees.only_if(sync, _anew, inner, tx, moving)
         steps = jnp.where(sync, 0, state.steps_since_sync + 1)
         return updates, sentence.remember(inner=inner, slow=slow, steps_since_sync=steps)
 
     return sentence.Pair(init, update)
+
+
+def _anew(state: Tree, tx: GradientTransformation, params: Tree) -> Tree:
+    """The state of `tx` at the start; leaves without a gradient keep theirs."""
+    return trees.prefer(tx.init(params), state)
 
 
 # ---- what they share -----------------------------------------------------------------------------
