@@ -6,7 +6,9 @@
 True
 """
 
+from adamfx import interop
 from adamfx.averaging import average_params, averaged_params, keep_average
+from adamfx.checkpoints import load, save
 from adamfx.clipping import clip, clip_by_global_norm, clip_by_norm, global_norm
 from adamfx.combine import chain, hyperparams, live, named, set_hyperparams
 from adamfx.corrections import bias_correct, center, nesterov, rectify, running_max
@@ -68,6 +70,7 @@ from adamfx.schedules import (
     warmup_exponential_decay_schedule,
     warmup_schedule,
 )
+from adamfx.training import Fit, History, fit, make_step, no_improvement
 from adamfx.transformation import (
     GradientTransformation,
     apply_updates,
@@ -147,6 +150,15 @@ __all__ = [
     "compensate",
     "round_stochastically",
     "master_weights",
+    # training
+    "make_step",
+    "fit",
+    "Fit",
+    "History",
+    "no_improvement",
+    "save",
+    "load",
+    "interop",
     # schedules
     "Schedule",
     "schedule",

@@ -115,16 +115,20 @@ def monitor(transformation: Any, metrics: tuple[str, ...] = DEFAULT, per_leaf: b
     return sentence.Pair(init, update)
 
 
+PER_LEAF = ("gradients", "updates", "params", "ratios")
+
+
 def _float32(x: Array) -> Array:
     return jnp.asarray(x).astype(jnp.float32)
 
 
 def _all(o: Observed) -> Observed:
-    return Observed(*([x for x in field if x is not None] for field in o[:4]), o.bound)
+    fields = {name: [x for x in getattr(o, name) if x is not None] for name in PER_LEAF}
+    return o._replace(**fields)
 
 
 def _one(o: Observed, j: int) -> Observed:
-    return Observed(*(field[j : j + 1] for field in o[:4]), o.bound)
+    return o._replace(**{name: getattr(o, name)[j : j + 1] for name in PER_LEAF})
 
 
 def _observe(
@@ -158,12 +162,10 @@ def _averages(tx: GradientTransformation) -> tuple[str, Recursion, Recursion]:
     """The block of this sentence with averages on both sides: its key and their recursions."""
     for key, value in tx.blocks:
         if value.name == "scale_by_moments":
-            sides = [
-                as_recursion(value.arguments[n], of)
-                for n, of in (("b1", "value"), ("b2", "square"))
-            ]
-            if all(r is not None and r.weighs for r in sides):
-                return key, *sides
+            r1 = as_recursion(value.arguments["b1"], "value")
+            r2 = as_recursion(value.arguments["b2"], "square")
+            if r1 is not None and r2 is not None and r1.weighs and r2.weighs:
+                return key, r1, r2
     raise ValueError(
         "monitor: signal_to_noise and effective_step_bound need a scale_by_moments with exponential "
         f"averages on both sides, got {tx!r}; where it is inside a wrapper, put the monitor inside too"

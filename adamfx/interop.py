@@ -1,0 +1,190 @@
+"""Carrying a run over: an adamfx state from the state of optax or torch.
+
+    state = fx.interop.from_optax(fx.adamw(1e-3), optax_state, params)
+    state = fx.interop.from_torch(fx.adamw(1e-3), optimizer.state, parameters, params)
+
+The moments are copied; what is one number per step (masses, the rate last applied, the counter) is
+computed by going through the steps done so far. So the next step equals the peer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adamfx import sentence, trees
+from adamfx.transformation import GradientTransformation
+
+Tree = Any
+OPTAX = {"trace": "mu", "mu": "mu", "nu": "nu", "nu_max": "nu_max"}
+TORCH = {
+    "exp_avg": "mu",
+    "momentum_buffer": "mu",
+    "grad_avg": "mu",
+    "exp_avg_sq": "nu",
+    "square_avg": "nu",
+    "max_exp_avg_sq": "nu_max",
+}
+
+
+def from_optax(
+    tx: GradientTransformation, state: Tree, params: Tree, count: int | None = None
+) -> dict[str, Any]:
+    """The state of `tx` that goes on where this optax state is.
+
+    Args:
+      tx: the same optimizer in adamfx: Adam, AdamW, SGD with momentum, RMSProp, or another whose
+        moments optax keeps as mu, nu or trace.
+      state: optax's state; chains, schedules and inject_hyperparams around it do not matter.
+      params: the parameters.
+      count: steps done, where optax did not record them.
+
+    Raises ValueError where what is found there is not what `tx` remembers.
+    """
+    records, counts = [], []
+
+    def walk(x: Any) -> None:
+        if hasattr(x, "_fields"):
+            moments = {OPTAX[n]: getattr(x, n) for n in x._fields if n in OPTAX}
+            if moments:
+                records.append(moments)
+            if "count" in x._fields:
+                counts.append(int(x.count))
+        if isinstance(x, (tuple, list)):
+            for y in x:
+                walk(y)
+        elif isinstance(x, Mapping):
+            for y in x.values():
+                walk(y)
+
+    walk(state)
+    return _carry("from_optax", tx, params, records, count, counts)
+
+
+def from_torch(
+    tx: GradientTransformation,
+    state: Mapping,
+    keys: Tree,
+    params: Tree,
+    count: int | None = None,
+    convert: Callable[[np.ndarray], Any] = lambda x: x,
+) -> dict[str, Any]:
+    """The state of `tx` that goes on where this torch optimizer is.
+
+    Args:
+      tx: the same optimizer in adamfx, in torch's form where the defaults differ.
+      state: `optimizer.state`, or `optimizer.state_dict()["state"]`.
+      keys: a tree like params of the keys of that state: torch's parameters, or their numbers.
+      params: the parameters.
+      count: steps done, where torch did not record them (SGD).
+      convert: applied to each moment, as it was to the weights (a transposed kernel: `lambda x: x.T`).
+
+    torch itself is not imported.
+    """
+    structure = trees.flatten(params)[1]
+    entries = [None if k is None else state[k] for k in structure.flatten_up_to(keys)]
+    first = next((e for e in entries if e is not None), {})
+    counts = [int(e["step"]) for e in entries if e is not None and "step" in e]
+    # A moment of moments (RMSprop's momentum) is a record of its own: torch's order is square_avg first.
+    names = [n for n in TORCH if n in first and first[n] is not None]
+    both = {"square_avg", "momentum_buffer"} <= set(names)
+    order = [[n for n in names if n != "momentum_buffer"], ["momentum_buffer"]] if both else [names]
+
+    def tree(name: str) -> Tree:
+        return structure.unflatten(
+            [None if e is None else convert(_array(e[name])) for e in entries]
+        )
+
+    records = [{TORCH[n]: tree(n) for n in group} for group in order if group]
+    return _carry("from_torch", tx, params, records, count, counts)
+
+
+def _array(tensor: Any) -> np.ndarray:
+    tensor = tensor.detach().cpu()
+    return np.asarray(tensor.float() if tensor.dtype.itemsize < 4 else tensor)
+
+
+def _carry(
+    caller: str,
+    tx: GradientTransformation,
+    params: Tree,
+    records: list[dict[str, Tree]],
+    count: int | None,
+    counts: list[int],
+) -> dict[str, Any]:
+    if count is None and not counts:
+        raise ValueError(
+            f"{caller}: the state does not tell how many steps were done; pass count=..."
+        )
+    done = max(counts) if count is None else count
+    state = _replay(tx, tx.init(params), done)
+    left = list(records)
+    for key, memory in state.items():
+        fields = [n for n in getattr(memory, "_fields", ()) if n in ("mu", "nu", "nu_max")]
+        new = {}
+        for name in fields:
+            source = next((r for r in left if name in r), None)
+            if source is None:
+                have = [sorted(r) for r in records]
+                raise ValueError(
+                    f"{caller}: {key} of {tx!r} remembers {fields}, the state given holds {have or 'no moments'}"
+                )
+            new[name] = jax.tree.map(_placed, getattr(memory, name), source.pop(name))
+        left = [r for r in left if r]
+        state[key] = _replace(memory, new) if new else memory
+    if left:
+        raise ValueError(
+            f"{caller}: the state given holds {[sorted(r) for r in left]} beyond what {tx!r} remembers"
+        )
+    return state
+
+
+def _placed(like: jax.Array, x: Any) -> jax.Array:
+    if np.shape(x) != like.shape:
+        raise ValueError(
+            f"a moment has shape {np.shape(x)}, its parameter {like.shape}; see convert=..."
+        )
+    new = jnp.asarray(np.asarray(x), like.dtype)
+    return jax.device_put(new, like.sharding) if like.committed else new
+
+
+def _replace(memory: Any, changes: dict[str, Any]) -> Any:
+    return sentence.remember(**{**memory._asdict(), **changes})
+
+
+def _replay(tx: GradientTransformation, state: dict[str, Any], count: int) -> dict[str, Any]:
+    """The state with what is computed once per step as it is after `count` steps."""
+    blocks = [(key, value.meaning) for key, value in tx.blocks]
+    scalar = {
+        key: spec
+        for key, spec in blocks
+        if getattr(spec, "init_shared", None) and not spec.whole_tree
+    }
+
+    def step(t, held):
+        rates: tuple = (None, None)
+        for key, spec in blocks:
+            if getattr(spec, "shared", None) is None or spec.whole_tree:
+                continue
+            own = sentence.remember(**held.get(key, {}))
+            result = spec.shared(sentence.Step(t.astype(jnp.int32), own, rates, [], {}))
+            if key in scalar:
+                result, new = result
+                held = held | {key: {n: jnp.asarray(new[n], x.dtype) for n, x in held[key].items()}}
+            rates = result if spec.moments == "opens" else rates
+        return held
+
+    def run(held):
+        return jax.lax.fori_loop(0, count, step, held)
+
+    held = {}
+    for key, spec in scalar.items():
+        names = spec.init_shared()
+        held[key] = {n: getattr(state[key], n) for n in names}
+    done = jax.jit(run)(held)
+    new = {key: _replace(state[key], values) for key, values in done.items() if values}
+    return {**state, **new, "count": jnp.asarray(count, jnp.int32) + 0 * state["count"]}
