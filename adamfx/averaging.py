@@ -18,6 +18,9 @@ from adamfx.transformation import GradientTransformation, block, leafwise
 def keep_average(estimator: Estimator | None = None):
     """s <- s + gain (p' - s), p' the parameter after this step. Leaves the update as it is.
 
+    p' is rounded as `step` rounds it; `update` rounds u as well, which for parameters below float32 may
+    move p' by one more rounding.
+
     Needs params. Stands last in a chain. Read it with `averaged_params(state, params)`.
 
     Args:

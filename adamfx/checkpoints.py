@@ -72,7 +72,7 @@ def load(path: str | os.PathLike, like: Tree) -> Tree:
         if missing or unknown:
             raise ValueError(
                 f"load: {path} holds another tree; missing in it: {_some(missing)}; not asked for: "
-                f"{_some(unknown)}. `like` must be what was saved, e.g. with tx.init(params) of the same blocks"
+                f"{_some(unknown)}; `like` must be what was saved, e.g. tx.init(params) of the same blocks"
             )
         leaves = [_read(name, file[name], about["dtypes"][name], x) for name, x in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -122,16 +122,16 @@ def _carry(
         )
     done = max(counts) if count is None else count
     state = _replay(tx, tx.init(params), done)
-    left = list(records)
+    held, left = [sorted(r) for r in records], list(records)
     for key, memory in state.items():
         fields = [n for n in getattr(memory, "_fields", ()) if n in ("mu", "nu", "nu_max")]
         new = {}
         for name in fields:
             source = next((r for r in left if name in r), None)
             if source is None:
-                have = [sorted(r) for r in records]
                 raise ValueError(
-                    f"{caller}: {key} of {tx!r} remembers {fields}, the state given holds {have or 'no moments'}"
+                    f"{caller}: {key} of {tx!r} remembers {fields}, the state given holds "
+                    f"{held or 'no moments'}"
                 )
             new[name] = jax.tree.map(_placed, getattr(memory, name), source.pop(name))
         left = [r for r in left if r]

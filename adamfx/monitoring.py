@@ -13,6 +13,7 @@ from adamfx import checks, sentence, trees
 from adamfx.clipping import norm
 from adamfx.combine import as_transformation
 from adamfx.estimators import Recursion
+from adamfx.masks import VARIABLE
 from adamfx.moments import as_recursion, mass
 from adamfx.record import safe_divide, safe_root
 from adamfx.schedules import value_at
@@ -182,18 +183,24 @@ def metrics(state: Any) -> dict[str, Array]:
 
     What `monitor` keeps, the learning rate last applied, and the counters of skipped and dropped
     gradients. `gradient_norm` is global, `gradient_norm/dense/kernel` of one leaf. A name that occurs
-    more than once is preceded by its path: `partition/embed/learning_rate`. `state` may be any tree
-    of such states; inside jit too.
+    more than once is preceded by its path: `partition/embed/scale_by_lr/learning_rate`. `state` may be
+    any tree of such states; inside jit too.
     """
     found: list[tuple[tuple[str, ...], str, Array]] = []
     for path, x in jax.tree_util.tree_leaves_with_path(state):
-        keys = [jax.tree_util.keystr((k,), simple=True) for k in path]
-        for i, key in enumerate(keys):
-            if key in ("metrics", "leaves") or (key in READ and i == len(keys) - 1):
-                start = i + 1 if key in ("metrics", "leaves") else i
-                outer = tuple(k for k in keys[:i] if k != "inner")
-                found.append((outer, "/".join(keys[start:]), x))
+        path = path[:-1] if path[-1:] == (VARIABLE,) else path  # Flax nnx keeps state in variables
+        # Fields of what blocks remember; a parameter may be called the same.
+        fields = [key.name if isinstance(key, jax.tree_util.GetAttrKey) else None for key in path]
+        keys = [jax.tree_util.keystr((key,), simple=True) for key in path]
+        outer = [k for k, field in zip(keys, fields, strict=True) if field != "inner"]
+        for i, field in enumerate(fields):
+            if field in ("metrics", "leaves"):
+                found.append(
+                    (tuple(outer[: i - fields[:i].count("inner")]), "/".join(keys[i + 1 :]), x)
+                )
                 break
+            if field in READ and i == len(keys) - 1:
+                found.append((tuple(outer[:-1]), keys[-1], x))
     names = [name for _, name, _ in found]
     return {
         name if names.count(name) == 1 else "/".join((*outer, name)): x for outer, name, x in found

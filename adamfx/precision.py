@@ -2,7 +2,9 @@
 
 A bfloat16 parameter of 1 moves in steps of 2^-8, so plain Adam at a learning rate of 1e-3 leaves it
 where it is. Each of these keeps what rounding would lose; each works through `step`, and through
-`update` with `apply_updates`, here and in any other library's loop. They stand last in a chain.
+`update` with `apply_updates`, here and in any other library's loop. (Updates leave `update` in the
+parameter's dtype. Where one is of the size of its parameter, this rounds once more, and the neighbour
+or the rounded copy may be missed by it; nothing of that adds up.) They stand last in a chain.
 
 chain(adam(1e-3), compensate())             remembers the rounding error (Kahan)
 chain(adam(1e-3), round_stochastically())   remembers nothing but a random key

@@ -177,7 +177,8 @@ def fit(
         is faster for small models. Batches of another shape start a new program.
       evaluate: `evaluate(params, state)` returns a number or a dict of numbers, for the history.
       evaluate_every: steps between evaluations; there is one more at the end.
-      stop: an early stop: `stop(history)` is asked after each dispatch; see `no_improvement`.
+      stop: an early stop: `stop(history)` is asked after each dispatch, from the first evaluation on
+        where there are some; see `no_improvement`.
       progress: a bar with loss, learning rate and gradient norm; None: if tqdm is installed.
 
     The history has the columns step, loss, gradient_norm, learning_rate, what `metrics(state)` finds,
@@ -254,7 +255,10 @@ def _loop(
         if run.failed:
             reason = "nonfinite"
             break
-        if stop and interrupts.leavable(stop, run.history) is True:
+        asked = stop and (
+            evaluated or not evaluate
+        )  # with an evaluation to look at, if there are any
+        if asked and interrupts.leavable(stop, run.history) is True:
             reason = "stop"
             break
     if evaluate and run.steps > evaluated and not interrupts.pressed:

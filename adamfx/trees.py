@@ -198,7 +198,7 @@ def only_if(predicate: jax.Array, function: Callable, operands: Any, *read: Any)
     `function` must keep structure, shapes and dtypes, and read arrays only from its arguments. A
     loop of at most one turn: XLA works in it on the operands in place, where both branches of a
     conditional get copies (measured on the CPU: 12 times the time of an accumulated step). The
-    derivative goes through the conditional, since loops of unknown length have none in reverse.
+    derivative is that of `function` under a select, since such loops have none in reverse.
     """
     return _only_if(function, predicate, operands, read)
 
@@ -216,7 +216,13 @@ def _only_if(function: Callable, predicate: jax.Array, operands: Any, read: Any)
 
 @_only_if.defjvp
 def _only_if_jvp(function: Callable, primals: tuple, tangents: tuple) -> Any:
-    def branches(predicate, operands, read):
-        return jax.lax.cond(predicate, lambda: function(operands, *read), lambda: operands)
+    predicate, operands, read = primals
+    _, d_operands, d_read = tangents
 
-    return jax.jvp(branches, primals, tangents)
+    def chosen(a, b):
+        return a if a.dtype == jax.dtypes.float0 else jnp.where(predicate, a, b)
+
+    off = jax.tree.map(lambda t: chosen(t, 0), (d_operands, d_read))  # no NaN of what is not run
+    _, d = jax.jvp(lambda x, r: function(x, *r), (operands, read), off)
+    d = jax.tree.map(chosen, d, d_operands)
+    return _only_if(function, predicate, operands, read), d

@@ -1,6 +1,7 @@
 """make_step, fit, checkpoints and states carried over: nothing is lost, and nothing changes."""
 
 import functools
+import itertools
 import os
 import pathlib
 import random
@@ -64,7 +65,7 @@ def test_make_step_takes_optax_and_gives_it_the_loss():
     p = {"w": PARAMS["w"]}
     tx = fx.chain(plateau)
     with jax.numpy_dtype_promotion("standard"):
-        p, s, value = fx.make_step(loss)(plateau, p, tx.init(p), X, Y)
+        _, _, value = fx.make_step(loss)(plateau, p, tx.init(p), X, Y)
     assert value == loss({"w": PARAMS["w"]}, X, Y)
 
 
@@ -105,10 +106,8 @@ def test_resume_in_the_middle_is_bitwise_equal(tmp_path):
     fx.save(tmp_path / "run.npz", {"p": first.params, "s": first.state})
     like = {"p": PARAMS, "s": jax.eval_shape(tx.init, PARAMS)}
     held = fx.load(tmp_path / "run.npz", like)
-    rest = fit(
-        *(loss, tx, held["p"], BATCHES[7:]),
-        **{"state": held["s"], "history": first.history, "steps_per_dispatch": 4},
-    )
+    then = {"state": held["s"], "history": first.history}
+    rest = fit(loss, tx, held["p"], BATCHES[7:], steps_per_dispatch=4, **then)
     equal(rest[:2], whole[:2])
     equal(dict(rest.history), dict(whole.history))
 
@@ -204,20 +203,21 @@ def endless():
 
 
 class Presses:
-    """Ctrl-C at these delays, in seconds, from another thread; one after the end is caught here."""
+    """Ctrl-C after these delays, in seconds, from another thread, and again until the block ends.
+
+    One that comes before `fit` has begun, or after it has ended, is caught here.
+    """
 
     def __init__(self, *delays):
-        self.delays, self.late = delays, 0
+        self.delays, self.over = delays, threading.Event()
 
     def __enter__(self):
-        def late(*_):
-            self.late += 1
-
-        self.old = signal.signal(signal.SIGINT, late)
+        self.old = signal.signal(signal.SIGINT, lambda *_: None)
 
         def press():
-            for delay in self.delays:
-                time.sleep(delay)
+            for delay in itertools.chain(self.delays, itertools.repeat(0.05)):
+                if self.over.wait(delay):
+                    return
                 os.kill(os.getpid(), signal.SIGINT)
 
         self.thread = threading.Thread(target=press)
@@ -225,6 +225,7 @@ class Presses:
         return self
 
     def __exit__(self, *_):
+        self.over.set()
         self.thread.join()
         signal.signal(signal.SIGINT, self.old)
 
@@ -250,13 +251,10 @@ def test_ctrl_c_at_300_random_moments():
     for i in range(300):
         k = rng.choice([1, 4])
         delays = [rng.uniform(0, 0.03)] + [rng.uniform(0, 0.004) for _ in range(rng.randrange(3))]
+        options = {"steps_per_dispatch": k, "evaluate": lambda p, s: 0.0, "evaluate_every": 7}
         with Presses(*delays):
-            r = fit(
-                *(loss, tx, PARAMS, endless()),
-                **{"steps_per_dispatch": k, "evaluate": lambda p, s: 0.0, "evaluate_every": 7},
-            )
-            n = check_complete(r, tx) if False else int(r.state["count"])
-        assert check_complete(r, tx) == n
+            r = fit(loss, tx, PARAMS, endless(), **options)
+        n = check_complete(r, tx)
         if n == 40:
             equal(r.params, expected)
         stops.append(n)

@@ -63,8 +63,8 @@ def test_row_05_rate_of_each_group():
         s["partition"].inner["m"]["scale_by_lr"].learning_rate, 0.09, rtol=1e-6
     )
     found = fx.metrics(s)
-    np.testing.assert_allclose(found["partition/m/learning_rate"], 0.09, rtol=1e-6)
-    np.testing.assert_allclose(found["partition/v/learning_rate"], 0.5, rtol=1e-6)
+    np.testing.assert_allclose(found["partition/m/scale_by_lr/learning_rate"], 0.09, rtol=1e-6)
+    np.testing.assert_allclose(found["partition/v/scale_by_lr/learning_rate"], 0.5, rtol=1e-6)
 
 
 def test_row_05_a_parameter_may_be_called_as_a_readout_is():
@@ -539,7 +539,9 @@ def check_averages(way):
     for name, w in (("ema", weights / weights.sum()), ("mean", np.full(30, 1 / 30))):
         assert s[name].average["w"].dtype == jnp.float32
         found = fx.averaged_params(s[name], wide)["w"]
-        np.testing.assert_allclose(found, w @ visited, rtol=0, atol=1e-5, err_msg=name)
+        # `update` rounds u as well: some visited parameters lie one bfloat16 rounding away.
+        atol = 1e-5 if way == "step" else 2**-9
+        np.testing.assert_allclose(found, w @ visited, rtol=0, atol=atol, err_msg=name)
         assert fx.averaged_params(s[name], p)["w"].dtype == jnp.bfloat16
 
 

@@ -200,7 +200,11 @@ def test_master_weights_is_the_rounded_float32_run(method):
         master = state["master_weights"].master
         exact(master, full, 1e-6)
         exact(master, x, 1e-5)
-        np.testing.assert_array_equal(np.asarray(q), np.asarray(master).astype(p.dtype))
+        wanted = np.asarray(master).astype(p.dtype)
+        if method == "step":
+            np.testing.assert_array_equal(np.asarray(q), wanted)
+        else:  # the update is rounded, too
+            exact(np.asarray(q).astype(np.float64), wanted.astype(np.float64), 2**-9)
 
 
 def neighbours(x, dtype):
