@@ -105,14 +105,12 @@ class GradientTransformation(Value):
         arguments = self._form.arguments
         for name, template in arguments:
             if _is_transformation(template):  # a wrapper adds no name of its own argument
-                names[name,] = "default" if name == "default" else ""
+                names[name,] = "default" if name == "default" else _wrapper_key(template)
             elif isinstance(template, Container) and template.kind is dict:  # groups, by label
-                labels = [
-                    (name, k)
-                    for k, x in zip(template.names, template.items, strict=True)
-                    if _is_transformation(x)
-                ]
-                names |= {place: place[1] for place in labels} | ({(name,): ""} if labels else {})
+                items = zip(template.names, template.items, strict=True)
+                labels = [label for label, item in items if _is_transformation(item)]
+                names |= {(name, label): label for label in labels}
+                names |= {(name,): ""} if labels else {}
         blocks = dict(arguments).get("transformations")
         if isinstance(blocks, Container) and all(map(_is_transformation, blocks.items)):
             keys = _keys(list(blocks.items))
@@ -125,6 +123,12 @@ def _is_transformation(template: Any) -> bool:
     return isinstance(template, Form) and issubclass(
         template.constructor.kind, GradientTransformation
     )
+
+
+def _wrapper_key(form: Form) -> str:
+    """The key of a wrapper, which two of a kind inside one another need; of a block or chain, none."""
+    wraps = any(_is_transformation(template) for _, template in form.arguments)
+    return _keys([form])[0] if wraps else ""
 
 
 def _keys(forms: list[Form]) -> list[str]:

@@ -122,6 +122,15 @@ def test_replace_takes_any_unambiguous_suffix():
         tx.replace(learning_rate=-1.0)
 
 
+def test_wrappers_of_one_kind_inside_one_another_have_names_of_their_own():
+    tx = fx.live(fx.lookahead(fx.lookahead(fx.sgd(0.1), 2, 0.5), 3, 0.25))
+    names = tx._leaf_names()
+    assert len(set(names)) == 3
+    assert tx.hyperparams["live.lookahead.slow_step_size"] == 0.25
+    assert tx.hyperparams["live.lookahead.lookahead.slow_step_size"] == 0.5
+    assert len(fx.hyperparams(tx.init(tree()))) == 3
+
+
 # ---- a monoid ------------------------------------------------------------------------------------
 
 

@@ -160,6 +160,41 @@ The update is rounded before it is added | sentence.py
 - u = at + u
 + u = at + u.astype(run.dtype).astype(dtype)
   test_blocks.py::test_step_rounds_once
+
+The sum of the micro-gradients is not divided | wrappers.py
+- (total / k.astype(total.dtype)).astype(g.dtype)
++ total.astype(g.dtype)
+  test_user_problems.py::test_row_09_equals_the_large_batch
+
+A gradient that is not finite is applied | wrappers.py
+- ok, finish, tx, lambda _, u: u,
++ jnp.asarray(True), finish, tx, lambda _, u: u,
+  test_user_problems.py::test_row_18_never_applied_and_bitwise_unchanged
+
+The slow parameters are left behind | wrappers.py
+- jnp.where(sync, s + a * (p.astype(s.dtype) + u.astype(s.dtype) - s), s)
++ jnp.where(sync, s + a * (p.astype(s.dtype) - s), s)
+  test_wrappers.py::test_lookahead_is_algorithm_1
+
+The rounding error is forgotten | precision.py
+- {"error": wanted - moved}
++ {"error": wanted - u}
+  test_user_problems.py::test_row_06_bfloat16_parameters_move
+
+Always down to the neighbour | precision.py
+- jnp.floor(jnp.abs(x) / spacing + r)
++ jnp.floor(jnp.abs(x) / spacing)
+  test_wrappers.py::test_round_stochastically_takes_a_neighbour_without_bias
+
+The bias of the average is not corrected | averaging.py
+- safe_divide(s, weight)
++ s
+  test_wrappers.py::test_average_params
+
+What a predicate leaves out is what it takes | masks.py
+- return lambda path, x: not accepts(path, x)
++ return accepts
+  test_user_problems.py::test_row_22_one_block_for_decay
 """
 
 
