@@ -85,13 +85,13 @@ def averaged_params(state: Any, params: Any) -> Any:
     result, structure = trees.flatten(params)
     taken = [False] * len(result)
     for memory in found:
-        difference = trees.same_structure(memory.average, params)
-        if difference:
+        if trees.paths(memory.average) != trees.paths(params):  # Flax nnx has its own node types
+            difference = trees.same_structure(memory.average, params)
             raise ValueError(
                 f"averaged_params: the average is another tree than params: {difference}"
             )
         weighs = "average_log_product" in memory._fields
-        w = mass(memory.average_log_product) if weighs else jnp.ones(())
+        w = mass(trees.the_array(memory.average_log_product)) if weighs else jnp.ones(())
         for j, s in enumerate(trees.flatten(memory.average)[0]):
             if s is None:
                 continue

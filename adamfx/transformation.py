@@ -221,7 +221,7 @@ def leafwise(
 
     Args:
       leaf: `leaf(u, here) -> u`, from the update so far, float32 at least, to the new one of the
-        same shape. `here` has `.param`, `.gradient`, `.memory` and `.shared`. With `init` it returns
+        same shape. `here` has `.param`, `.gradient`, `.memory`, `.shared` and `.dtype`. With `init` it returns
         `(u, {name: array})`, what to remember of this leaf.
       init: `init(p) -> {name: array}`, what is remembered of one parameter at the start. Plain
         `jnp.zeros_like(p)` will do: dtype, sharding and aliasing are taken care of.

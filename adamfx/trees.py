@@ -32,6 +32,11 @@ def is_trained(x: Any) -> bool:
     return x is not None and jnp.issubdtype(dtype_of(x), jnp.inexact)
 
 
+def the_array(x: Any) -> Any:
+    """The one array in `x`: itself, or what a variable of Flax nnx holds."""
+    return jax.tree.leaves(x)[0]
+
+
 def dtype_of(x: Any) -> Any:
     return x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
 

@@ -128,11 +128,14 @@ def check_finite(state: Tree) -> None:
     For loops of your own, outside jit, as often as you like to wait for the device.
     """
     for memory in sentence.memories(state, "too_many"):
-        if memory.too_many:
+        if trees.the_array(memory.too_many):
+            in_a_row, in_all = map(
+                trees.the_array, (memory.notfinite_count, memory.total_notfinite)
+            )
             raise FloatingPointError(
-                f"the last {int(memory.notfinite_count)} gradients were not finite, "
-                f"{int(memory.total_notfinite)} in all; parameters and moments are those of the last finite "
-                "one. Lower the learning rate or clip, or look at the data of these steps"
+                f"the last {in_a_row} gradients were not finite, {in_all} in all; parameters and moments are "
+                "those of the last finite one. Lower the learning rate or clip, or look at the data of "
+                "these steps"
             )
 
 

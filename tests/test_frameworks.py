@@ -78,6 +78,36 @@ def test_nnx_optimizer():
     np.testing.assert_allclose(rate[...], RATES[-1], 1e-6)
 
 
+def test_wrappers_inside_an_nnx_optimizer():
+    model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    groups = fx.partition(
+        {"b": fx.set_to_zero()}, {"b": fx.path_matches("*/bias")}, default=fx.adamw(0.1)
+    )
+    tx = fx.skip_nonfinite(fx.monitor(fx.average_params(groups, fx.ema(0.9))), 0)
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer, x):
+        optimizer.update(model, nnx.grad(lambda m: (m(x) ** 2).sum())(model))
+
+    bias, start = np.asarray(model.bias[...]), np.asarray(model.kernel[...])
+    step(model, optimizer, X)
+    first = np.asarray(model.kernel[...])
+    step(model, optimizer, X)
+    second = np.asarray(model.kernel[...])
+    assert (first != start).any()
+    np.testing.assert_array_equal(model.bias[...], bias)
+    state = optimizer.opt_state
+    found = fx.averaged_params(state, nnx.state(model, nnx.Param))
+    np.testing.assert_allclose(found["kernel"][...], (0.9 * first + second) / 1.9, rtol=1e-5)
+    assert fx.metrics(state)["gradient_norm"] > 0
+    fx.check_finite(state)
+    step(model, optimizer, X * np.nan)
+    np.testing.assert_array_equal(model.kernel[...], second)
+    with pytest.raises(FloatingPointError, match="the last 1 gradients were not finite, 1 in all"):
+        fx.check_finite(optimizer.opt_state)
+
+
 def test_equinox():
     model = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
     tx = fx.live(fx.adamw(0.1))
