@@ -103,14 +103,19 @@ class GradientTransformation(Value):
     def _child_names(self) -> dict[tuple, str]:
         names: dict[tuple, str] = {}
         arguments = self._form.arguments
-        for name, template in arguments:
-            if _is_transformation(template):  # a wrapper adds no name of its own argument
-                names[name,] = "default" if name == "default" else _wrapper_key(template)
-            elif isinstance(template, Container) and template.kind is dict:  # groups, by label
-                items = zip(template.names, template.items, strict=True)
-                labels = [label for label, item in items if _is_transformation(item)]
-                names |= {(name, label): label for label in labels}
-                names |= {(name,): ""} if labels else {}
+        groups = [
+            (name, label)
+            for name, template in arguments
+            if isinstance(template, Container) and template.kind is dict
+            for label, item in zip(template.names, template.items, strict=True)
+            if _is_transformation(item)
+        ]
+        names |= {place: place[1] for place in groups} | {place[:1]: "" for place in groups}
+        inner = [(name, template) for name, template in arguments if _is_transformation(template)]
+        if groups:  # beside groups, a transformation is the group of its argument's name
+            names |= {(name,): name for name, _ in inner}
+        elif len(inner) == 1:  # a wrapper adds no name of its own argument
+            names[inner[0][0],] = _wrapper_key(inner[0][1])
         blocks = dict(arguments).get("transformations")
         if isinstance(blocks, Container) and all(map(_is_transformation, blocks.items)):
             keys = _keys(list(blocks.items))
@@ -221,8 +226,8 @@ def leafwise(
 
     Args:
       leaf: `leaf(u, here) -> u`, from the update so far, float32 at least, to the new one of the
-        same shape. `here` has `.param`, `.gradient`, `.memory`, `.shared` and `.dtype`. With `init` it returns
-        `(u, {name: array})`, what to remember of this leaf.
+        same shape. `here` has `.param`, `.gradient`, `.memory`, `.shared` and `.dtype`, the
+        parameter's. With `init` it returns `(u, {name: array})`, what to remember of this leaf.
       init: `init(p) -> {name: array}`, what is remembered of one parameter at the start. Plain
         `jnp.zeros_like(p)` will do: dtype, sharding and aliasing are taken care of.
       shared: `shared(step) -> scalars`, computed once per step for all leaves. `step` has `.count`
