@@ -164,7 +164,7 @@ The update is rounded before it is added | sentence.py
 The sum of the micro-gradients is not divided | wrappers.py
 - (total / k.astype(total.dtype)).astype(g.dtype)
 + total.astype(g.dtype)
-  test_user_problems.py::test_row_09_equals_the_large_batch
+  test_wrappers.py::test_accumulate_is_one_large_batch
 
 A gradient that is not finite is applied | wrappers.py
 - ok, finish, tx, lambda _, u: u,
@@ -184,7 +184,7 @@ The rounding error is forgotten | precision.py
 Always down to the neighbour | precision.py
 - jnp.floor(jnp.abs(x) / spacing + r)
 + jnp.floor(jnp.abs(x) / spacing)
-  test_wrappers.py::test_round_stochastically_takes_a_neighbour_without_bias
+  test_user_problems.py::test_row_06_rounding_stochastically_is_right_in_the_mean
 
 The bias of the average is not corrected | averaging.py
 - safe_divide(s, weight)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from table import OPTIMIZERS, SENTENCES
+from table import OPTIMIZERS, SENTENCES, WRAPPERS
 
 import adamfx as fx
 
@@ -17,6 +17,7 @@ SHAPES = {"w": (8, 4), "b": (4,), "s": (), "w2": (2, 8)}
 CHOSEN = OPTIMIZERS | {
     k: SENTENCES[k] for k in ("scheduled decays", "live in chain", "clipped adamw")
 }
+CHOSEN |= {f"{name}(adamw)": SENTENCES[f"{name}(adamw)"] for name in WRAPPERS}
 
 
 @pytest.mark.parametrize("jitted", [False, True], ids=["eager init", "jitted init"])
