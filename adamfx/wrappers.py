@@ -35,8 +35,8 @@ def accumulate(transformation: Any, every: Any):
       transformation: what runs on the mean.
       every: how many gradients, >= 1; or a schedule of the emitted steps.
 
-    Remembers `inner`; `acc_grads`, the sum so far, float32 at least; `mini_step`, how many it holds;
-    `dropped`, how many were left out in all.
+    Remembers `inner`; `acc_grads`, the sum so far, float32 at least (the last one where mini_step is 0);
+    `mini_step`, how many it holds; `dropped`, how many were left out in all.
     """
     if not callable(every):
         checks.steps("accumulate", "every", every, 1)
@@ -55,22 +55,24 @@ def accumulate(transformation: Any, every: Any):
         full = ok & (state.mini_step + 1 >= jnp.round(k).astype(jnp.int32))
 
         def add(total, g):
-            return None if g is None else jnp.where(ok, total + g.astype(total.dtype), total)
+            if total is None or g is None:
+                return total
+            total = jnp.where(state.mini_step == 0, 0, total)  # not emptied before: that is a pass
+            return jnp.where(ok, total + g.astype(total.dtype), total)
 
-        def mean(spent, updates):
+        def mean(updates, total, k):
             def of(total, g):
                 return None if g is None else (total / k.astype(total.dtype)).astype(g.dtype)
 
-            total, k = spent
             return jax.tree.map(of, total, updates, is_leaf=trees.is_none)
 
         total = jax.tree.map(add, state.acc_grads, updates, is_leaf=trees.is_none)
-        out, inner, (total, _) = _run_if(
-            full, finish, tx, mean, (total, k), updates, state.inner, params, extra
+        out, inner = _run_if(
+            full, finish, tx, mean, (updates, total, k), updates, state.inner, params, extra
         )
         return out, sentence.remember(
             inner=inner,
-            acc_grads=trees.prefer(total, state.acc_grads),
+            acc_grads=total,
             mini_step=jnp.where(full, 0, state.mini_step + ok.astype(jnp.int32)),
             dropped=state.dropped + (~ok).astype(jnp.int32),
         )
@@ -102,8 +104,8 @@ def skip_nonfinite(transformation: Any, max_consecutive_errors: int = 10):
 
     def run(finish, updates, state, params, extra):
         ok = trees.finite(updates)
-        out, inner, _ = _run_if(
-            ok, finish, tx, lambda _, u: u, (), updates, state.inner, params, extra
+        out, inner = _run_if(
+            ok, finish, tx, lambda u: u, (updates,), updates, state.inner, params, extra
         )
         count = jnp.where(ok, 0, state.notfinite_count + 1)
         return out, sentence.remember(
@@ -209,31 +211,29 @@ def _run_if(
     finish: str,
     tx: GradientTransformation,
     gradients: Callable,
-    spent: Tree,
+    read: tuple,
     updates: Tree,
     inner: Tree,
     params: Tree,
     extra: dict[str, Any],
-) -> tuple[Tree, Tree, Tree]:
-    """(updates or new parameters, state of `tx`, zeros for `spent`) if the predicate holds.
+) -> tuple[Tree, Tree]:
+    """(updates or new parameters, state of `tx`) if the predicate holds, else nothing changes.
 
-    Else nothing changes. `tx` runs on gradients(spent, updates). Arrays reach it as arguments only.
+    `tx` runs on gradients(*read). Arrays reach it as arguments only.
     """
     arrays = {name: x for name, x in extra.items() if trees.is_arrays(x)}
     static = {name: x for name, x in extra.items() if name not in arrays}
 
-    def turn(held, updates, params, tx, arrays):
-        out, inner, spent = held
+    def turn(held, read, params, tx, arrays):
+        out, inner = held
         p = out if finish == "step" else params
-        g = gradients(spent, updates)
-        out, inner = sentence.run(tx.blocks, g, inner, p, static | arrays, finish)
-        return out, inner, jax.tree.map(jnp.zeros_like, spent)
+        return sentence.run(tx.blocks, gradients(*read), inner, p, static | arrays, finish)
 
     if finish == "step":
         out, params = params, None
     else:
         out = jax.tree.map(jnp.zeros_like, updates)
-    return trees.only_if(predicate, turn, (out, inner, spent), updates, params, tx, arrays)
+    return trees.only_if(predicate, turn, (out, inner), read, params, tx, arrays)
 
 
 def _counters(params: Tree, *names: str) -> dict[str, jax.Array]:
