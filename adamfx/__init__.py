@@ -15,6 +15,7 @@ from adamfx.corrections import bias_correct, center, nesterov, rectify, running_
 from adamfx.decay import add_decayed_weights
 from adamfx.estimators import Estimator, decayed_max, ema, mean, total, trace, yogi_ema
 from adamfx.groups import freeze, masked, partition, set_to_zero
+from adamfx.history import History, no_improvement
 from adamfx.masks import (
     Predicate,
     all_of,
@@ -70,7 +71,7 @@ from adamfx.schedules import (
     warmup_exponential_decay_schedule,
     warmup_schedule,
 )
-from adamfx.training import Fit, History, fit, make_step, no_improvement
+from adamfx.training import Fit, fit, make_step
 from adamfx.transformation import (
     GradientTransformation,
     apply_updates,

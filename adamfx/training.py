@@ -12,8 +12,6 @@ import contextlib
 import functools
 import itertools
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -24,6 +22,8 @@ import numpy as np
 from adamfx import checks, trees
 from adamfx.clipping import global_norm
 from adamfx.combine import as_transformation
+from adamfx.history import History
+from adamfx.interrupts import LEFT, Interrupts
 from adamfx.monitoring import metrics
 
 Tree = Any
@@ -59,74 +59,6 @@ def make_step(loss_fn: Callable, has_aux: bool = False, donate: bool = False) ->
         return compiled(as_transformation(tx), params, state, *batch)
 
     return step
-
-
-# ---- history -------------------------------------------------------------------------------------
-
-
-class History(dict):
-    """A table by column: `history["loss"]` is an array with one number per step.
-
-    `pandas.DataFrame(history)` and `plt.plot(history["step"], history["loss"])` read it. What was
-    not measured at a step, such as an evaluation, is NaN there.
-    """
-
-    def __init__(self, columns: Any = ()):
-        super().__init__({name: np.array(x, np.float64) for name, x in dict(columns).items()})
-        self._room = dict(self)
-
-    @property
-    def rows(self) -> int:
-        """How many steps are in it."""
-        return max(map(len, self.values()), default=0)
-
-    def extend(self, columns: dict[str, Any]) -> None:
-        """Appends rows: arrays of one length, or numbers for the last of the rows there are."""
-        old, new = self.rows, max((len(np.atleast_1d(x)) for x in columns.values()), default=0)
-        for name in {**self, **columns}:
-            room = self._room.get(name, np.zeros(0))
-            if len(room) < old + new:
-                grown = np.full(max(2 * (old + new), 64), np.nan)
-                grown[: len(room)] = room
-                room = self._room[name] = grown
-            room[old : old + new] = columns.get(name, np.nan)
-            self[name] = room[: old + new]
-
-    def record(self, values: dict[str, Any]) -> None:
-        """Writes these numbers into the last row."""
-        for name, x in values.items():
-            if name not in self:
-                self._room[name] = np.full(max(2 * self.rows, 64), np.nan)
-                self[name] = self._room[name][: self.rows]
-            self[name][-1:] = float(x)
-
-
-def no_improvement(
-    column: str = "loss", patience: int = 10, min_delta: float = 0.0
-) -> Callable[[History], bool]:
-    """An early stop for `fit`: true when the column has not fallen for `patience` of its numbers.
-
-    Args:
-      column: of the history; rows without a number in it are passed over, so for a column that an
-        evaluation writes, `patience` counts evaluations.
-      patience: >= 1.
-      min_delta: how far below the best so far counts as better, >= 0.
-    """
-    checks.steps("no_improvement", "patience", patience, 1)
-    checks.number("no_improvement", "min_delta", min_delta, low=0)
-
-    def stop(history: History) -> bool:
-        if column not in history:
-            raise KeyError(
-                f"no_improvement: no column {column!r}; the history has {', '.join(history)}"
-            )
-        x = history[column][~np.isnan(history[column])]
-        return len(x) > patience and not x[-patience:].min() < x[:-patience].min() - min_delta
-
-    return stop
-
-
-# ---- fit -----------------------------------------------------------------------------------------
 
 
 class Fit(NamedTuple):
@@ -199,7 +131,7 @@ def fit(
         )
     result = None
     try:
-        with _Interrupts() as interrupts, _bar(progress, _total(batches, epochs, steps)) as bar:
+        with Interrupts() as interrupts, _bar(progress, _total(batches, epochs, steps)) as bar:
             run = _Run(loss_fn, tx, params, state, history, has_aux, bar)
             stream = itertools.chain.from_iterable(itertools.repeat(batches, epochs))
             groups = _Groups(stream, steps_per_dispatch, interrupts)
@@ -226,7 +158,7 @@ def _loop(
     evaluate: Callable | None,
     every: int,
     stop: Callable | None,
-    interrupts: _Interrupts,
+    interrupts: Interrupts,
 ) -> str:
     """Runs until something ends it, and says what."""
     evaluated = 0
@@ -255,10 +187,8 @@ def _loop(
         if run.failed:
             reason = "nonfinite"
             break
-        asked = stop and (
-            evaluated or not evaluate
-        )  # with an evaluation to look at, if there are any
-        if asked and interrupts.leavable(stop, run.history) is True:
+        ready = evaluated or not evaluate  # with an evaluation to look at, if there are any
+        if stop and ready and interrupts.leavable(stop, run.history) is True:
             reason = "stop"
             break
     if evaluate and run.steps > evaluated and not interrupts.pressed:
@@ -360,7 +290,7 @@ def _copy(tree: Tree) -> Tree:
 class _Groups:
     """Batches taken together: as many of one shape as are asked for, stacked, k in length."""
 
-    def __init__(self, stream: Iterator, k: int, interrupts: _Interrupts):
+    def __init__(self, stream: Iterator, k: int, interrupts: Interrupts):
         self.stream, self.k, self.interrupts = stream, k, interrupts
         self.held: Any = None  # of another shape than the last group
 
@@ -415,50 +345,3 @@ def _bar(progress: bool | None, total: int | None) -> Any:
             raise ImportError("fit: progress=True needs tqdm; run: pip install tqdm") from None
         return contextlib.nullcontext()
     return tqdm(total=total, unit="step", dynamic_ncols=True)
-
-
-# ---- Ctrl-C --------------------------------------------------------------------------------------
-
-LEFT = object()  # what a call returns that Ctrl-C has left; also the end of the batches
-
-
-class _Interrupts:
-    """Notes Ctrl-C instead of raising it, so that it can never come between two assignments.
-
-    The second one leaves a call made through `leavable`: code of the caller, which may hang.
-    Python delivers signals to the main thread; elsewhere nothing is changed.
-    """
-
-    def __init__(self) -> None:
-        self.pressed = self.waiting = False
-        self.before: Any = None
-
-    def __enter__(self) -> _Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.getsignal(signal.SIGINT)
-            if self.before is not None:  # None: not set from Python, so it could not be set back
-                signal.signal(signal.SIGINT, self.press)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
-
-    def press(self, *_: Any) -> None:
-        again, self.pressed = self.pressed, True
-        if again and self.waiting:
-            self.waiting = False  # raises once; what comes after is only noted
-            raise KeyboardInterrupt
-
-    def leavable(self, function: Any, *args: Any) -> Any:
-        """function(*args), or LEFT if Ctrl-C was pressed again meanwhile."""
-        try:
-            self.waiting = True
-            out = function(*args)
-            self.waiting = False
-            return out
-        except KeyboardInterrupt:
-            self.pressed, self.waiting = True, False
-            return LEFT
-        finally:
-            self.waiting = False

@@ -176,9 +176,10 @@ def map_trained(function: Callable, tree: Any) -> Any:
 
 
 def finite(tree: Any) -> jax.Array:
-    """Whether every number in the tree, and its square, is finite: a maximum hands NaN on."""
-    largest = [jnp.max(jnp.abs(x), initial=0) for x in jax.tree.leaves(tree) if is_trained(x)]
-    return functools.reduce(jnp.logical_and, [x * x < jnp.inf for x in largest], jnp.asarray(True))
+    """Whether every number in the tree, and its square, is finite."""
+    # By "and": the CPU compiler of JAX 0.7 takes a maximum 15 times as slowly.
+    each = [jnp.all(jnp.abs(x) ** 2 < jnp.inf) for x in jax.tree.leaves(tree) if is_trained(x)]
+    return functools.reduce(jnp.logical_and, each, jnp.asarray(True))
 
 
 def round_to(x: jax.Array, dtype: Any) -> jax.Array:

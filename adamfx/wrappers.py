@@ -55,10 +55,10 @@ def accumulate(transformation: Any, every: Any):
         full = ok & (state.mini_step + 1 >= jnp.round(k).astype(jnp.int32))
 
         def add(total, g):
-            if total is None or g is None:
-                return total
+            if total is None:
+                return None
             total = jnp.where(state.mini_step == 0, 0, total)  # not emptied before: that is a pass
-            return jnp.where(ok, total + g.astype(total.dtype), total)
+            return total if g is None else jnp.where(ok, total + g.astype(total.dtype), total)
 
         def mean(updates, total, k):
             def of(total, g):

@@ -19,7 +19,7 @@ ORDER = [
     *("values", "record", "trees", "checks", "sentence", "transformation", "schedules", "clipping"),
     *("decay", "masks", "estimators", "moments", "corrections", "scaling", "combine", "optimizers"),
     *("groups", "wrappers", "averaging", "precision", "monitoring"),
-    *("training", "checkpoints", "interop"),
+    *("history", "interrupts", "training", "checkpoints", "interop"),
 ]
 
 

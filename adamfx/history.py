@@ -1,0 +1,72 @@
+"""What a run has measured, as a table, and a question to ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from adamfx import checks
+
+
+class History(dict):
+    """A table by column: `history["loss"]` is an array with one number per step.
+
+    `pandas.DataFrame(history)` and `plt.plot(history["step"], history["loss"])` read it. What was
+    not measured at a step, such as an evaluation, is NaN there.
+    """
+
+    def __init__(self, columns: Any = ()):
+        super().__init__({name: np.array(x, np.float64) for name, x in dict(columns).items()})
+        self._room = dict(self)
+
+    @property
+    def rows(self) -> int:
+        """How many steps are in it."""
+        return max(map(len, self.values()), default=0)
+
+    def extend(self, columns: dict[str, Any]) -> None:
+        """Appends rows: arrays of one length, or numbers for the last of the rows there are."""
+        old, new = self.rows, max((len(np.atleast_1d(x)) for x in columns.values()), default=0)
+        for name in {**self, **columns}:
+            room = self._room.get(name, np.zeros(0))
+            if len(room) < old + new:
+                grown = np.full(max(2 * (old + new), 64), np.nan)
+                grown[: len(room)] = room
+                room = self._room[name] = grown
+            room[old : old + new] = columns.get(name, np.nan)
+            self[name] = room[: old + new]
+
+    def record(self, values: dict[str, Any]) -> None:
+        """Writes these numbers into the last row."""
+        for name, x in values.items():
+            if name not in self:
+                self._room[name] = np.full(max(2 * self.rows, 64), np.nan)
+                self[name] = self._room[name][: self.rows]
+            self[name][-1:] = float(x)
+
+
+def no_improvement(
+    column: str = "loss", patience: int = 10, min_delta: float = 0.0
+) -> Callable[[History], bool]:
+    """An early stop for `fit`: true when the column has not fallen for `patience` of its numbers.
+
+    Args:
+      column: of the history; rows without a number in it are passed over, so for a column that an
+        evaluation writes, `patience` counts evaluations.
+      patience: >= 1.
+      min_delta: how far below the best so far counts as better, >= 0.
+    """
+    checks.steps("no_improvement", "patience", patience, 1)
+    checks.number("no_improvement", "min_delta", min_delta, low=0)
+
+    def stop(history: History) -> bool:
+        if column not in history:
+            raise KeyError(
+                f"no_improvement: no column {column!r}; the history has {', '.join(history)}"
+            )
+        x = history[column][~np.isnan(history[column])]
+        return len(x) > patience and not x[-patience:].min() < x[:-patience].min() - min_delta
+
+    return stop
