@@ -1,7 +1,8 @@
 """Checkpoints in one plain file: any tree of arrays, by the path of each leaf.
 
-    save("run.npz", {"params": params, "state": state})
-    restored = load("run.npz", like={"params": params, "state": tx.init(params)})
+    save("run.npz", {"params": params, "state": state, "history": history})
+    like = {"params": params, "state": tx.init(params), "history": History()}
+    restored = load("run.npz", like)
 
 The file is a NumPy .npz archive; `numpy.load` reads it. States are ordinary trees, so Orbax and
 others save them, too.
@@ -12,41 +13,60 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import tempfile
+import shutil
+import zipfile
+import zlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adamfx.history import History
+
 Tree = Any
-ABOUT = "adamfx"  # the entry that describes the others: {"version": 1, "dtypes": {path: dtype}}
+ABOUT = (
+    "adamfx"  # the entry that describes the others, as JSON: version, dtypes and columns by path
+)
 VERSION = 1
+NUMBERS = (bool, int, float, complex)
 
 
 def save(path: str | os.PathLike, tree: Tree) -> None:
     """Writes every array of the tree into one .npz file; a failure leaves an older file as it was.
 
-    Any dtype, random keys and arrays sharded over the devices of this process included.
+    Numbers, histories, arrays of any dtype, random keys and arrays sharded over the devices of this
+    process. Raises TypeError, with the path, for anything else.
     """
-    arrays, dtypes = {}, {}
+    arrays, dtypes, columns = {}, {}, {}
     for name, x in _named(tree):
-        dtypes[name] = str(x.dtype) if hasattr(x, "dtype") else str(jnp.result_type(x))
-        x = jax.random.key_data(x) if _is_key(x) else x
-        x = np.asarray(x, dtypes[name] if np.isscalar(x) else None)
+        if not (hasattr(x, "dtype") or isinstance(x, (*NUMBERS, History))):
+            raise TypeError(
+                f"save: the leaf at {name} is {x!r} of type {type(x).__name__}; leaves must be arrays, "
+                "numbers or histories: filter the tree first"
+            )
+        dtypes[name] = _dtype(x)
+        if isinstance(x, History):
+            columns[name], x = list(x), np.array(list(x.values()), np.float64)
+        x = np.asarray(jax.random.key_data(x) if _is_key(x) else x)
         # What NumPy itself does not know (bfloat16, float8) is written as bytes of that width.
         arrays[name] = x.view(f"u{x.dtype.itemsize}") if x.dtype.kind == "V" else x
-    arrays[ABOUT] = np.array(json.dumps({"version": VERSION, "dtypes": dtypes}))
-    path = pathlib.Path(path)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        try:
+    about = {"version": VERSION, "dtypes": dtypes, "columns": columns}
+    arrays[ABOUT] = np.array(json.dumps(about))
+    target = pathlib.Path(os.path.realpath(path))  # a link stays one
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"save: there is no folder {target.parent}; make it first")
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with open(beside, "wb") as file:
             np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        if target.exists():
+            shutil.copymode(target, beside)
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike, like: Tree) -> Tree:
@@ -55,43 +75,60 @@ def load(path: str | os.PathLike, like: Tree) -> Tree:
     Args:
       path: the file.
       like: a tree of arrays, or of jax.ShapeDtypeStruct (`jax.eval_shape(tx.init, params)`), where
-        each array tells shape, dtype and sharding; so a run goes on on another mesh.
+        each array tells shape, dtype and sharding; so a run goes on on another mesh. NumPy arrays
+        come back as such, Python numbers as numbers, and a History as long as it was.
 
-    Raises ValueError, with the paths, where the file holds other leaves, shapes or dtypes.
+    Raises ValueError, with the paths, where the file holds other leaves, shapes or dtypes, and where
+    it is damaged.
     """
     wanted = dict(_named(like))
-    with np.load(path, allow_pickle=False) as file:
-        about = json.loads(str(file[ABOUT])) if ABOUT in file else {}
-        if about.get("version") != VERSION:
-            raise ValueError(
-                f"load: {path} is no checkpoint of fx.save, or of a newer adamfx: its version is "
-                f"{about.get('version')}, this one reads {VERSION}"
-            )
-        found = set(about["dtypes"])
-        missing, unknown = sorted(set(wanted) - found), sorted(found - set(wanted))
-        if missing or unknown:
-            raise ValueError(
-                f"load: {path} holds another tree; missing in it: {_some(missing)}; not asked for: "
-                f"{_some(unknown)}; `like` must be what was saved, e.g. tx.init(params) of the same blocks"
-            )
-        leaves = [_read(name, file[name], about["dtypes"][name], x) for name, x in wanted.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (EOFError, zipfile.BadZipFile, zlib.error, ValueError, TypeError) as error:
+        raise ValueError(
+            f"load: {path} is no checkpoint of fx.save, or a damaged one; use an earlier one"
+        ) from error
+    about = json.loads(str(arrays[ABOUT])) if ABOUT in arrays else {}
+    if about.get("version") != VERSION:
+        raise ValueError(
+            f"load: {path} is no checkpoint of fx.save, or of a newer adamfx: its version is "
+            f"{about.get('version')}, this one reads {VERSION}"
+        )
+    found = set(about["dtypes"])
+    missing, unknown = sorted(set(wanted) - found), sorted(found - set(wanted))
+    if missing or unknown:
+        raise ValueError(
+            f"load: {path} holds another tree; missing in it: {_some(missing)}; not asked for: "
+            f"{_some(unknown)}; `like` must be what was saved, e.g. tx.init(params) of the same blocks"
+        )
+    leaves = []
+    for name, x in wanted.items():
+        if name in about.get("columns", {}):
+            leaves.append(History(zip(about["columns"][name], arrays[name], strict=True)))
+        else:
+            leaves.append(_read(name, arrays[name], about["dtypes"][name], x))
+    return jax.tree.unflatten(jax.tree.structure(like, is_leaf=_is_history), leaves)
 
 
-def _read(name: str, x: np.ndarray, dtype: str, like: Any) -> jax.Array:
-    own = str(like.dtype) if hasattr(like, "dtype") else str(jnp.result_type(like))
-    if dtype != own:
-        raise ValueError(f"load: {name} is {dtype} in the file, {own} in `like`")
+def _read(name: str, x: np.ndarray, dtype: str, like: Any) -> Any:
+    if isinstance(like, NUMBERS) and not x.shape:
+        return type(like)(x.item())
+    if dtype != _dtype(like):
+        raise ValueError(f"load: {name} is {dtype} in the file, {_dtype(like)} in `like`")
     if _is_key(like):
         impl: list = []
         jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
         out = jax.random.wrap_key_data(jnp.asarray(x), impl=impl[0])
     else:
-        out = x.view(jnp.dtype(dtype)) if str(x.dtype) != dtype else x
+        wide = x.dtype.itemsize > jnp.dtype(dtype).itemsize  # a Python number
+        out = x.astype(dtype) if wide else x.view(jnp.dtype(dtype)) if str(x.dtype) != dtype else x
     if out.shape != np.shape(like):
         raise ValueError(
             f"load: {name} has shape {out.shape} in the file, {np.shape(like)} in `like`"
         )
+    if isinstance(like, (np.ndarray, np.generic)):
+        return out if isinstance(like, np.ndarray) else out[()]
     placed = getattr(like, "sharding", None)
     # Committed to devices only where `like` is: a change would compile the step again.
     if placed is None or not getattr(like, "committed", True):
@@ -99,9 +136,20 @@ def _read(name: str, x: np.ndarray, dtype: str, like: Any) -> jax.Array:
     return jax.device_put(out, placed)
 
 
+def _dtype(x: Any) -> str:
+    """As JAX would have it; a number is written as exactly as it is."""
+    if _is_history(x):
+        return "float64"
+    return str(x.dtype if hasattr(x, "dtype") else jnp.result_type(x))
+
+
 def _named(tree: Tree) -> list[tuple[str, Any]]:
-    pairs = jax.tree_util.tree_leaves_with_path(tree)
+    pairs = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_history)
     return [(jax.tree_util.keystr(path) or "the root", x) for path, x in pairs]
+
+
+def _is_history(x: Any) -> bool:
+    return isinstance(x, History)
 
 
 def _is_key(x: Any) -> bool:

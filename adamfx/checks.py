@@ -46,11 +46,24 @@ def choice(block: str, name: str, x: Any, allowed: Any) -> None:
         )
 
 
-def steps(block: str, name: str, x: Any, low: int = 0) -> None:
-    """Raises ValueError unless `x` is a whole number >= low."""
+def floating(block: str, name: str, dtype: Any) -> None:
+    """Raises ValueError unless `dtype` is None or names floating or complex numbers."""
+    try:
+        good = dtype is None or jax.numpy.issubdtype(jax.numpy.dtype(dtype), jax.numpy.inexact)
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(
+            f"{block}: {name} must be a floating dtype such as 'bfloat16', got {dtype!r}"
+        )
+
+
+def steps(block: str, name: str, x: Any, low: int = 0) -> int:
+    """`x` as an int; raises ValueError unless it is a whole number >= low, such as 1000 or 1e3."""
     whole = isinstance(x, (int, np.integer)) or (isinstance(x, float) and x.is_integer())
     if not (whole and x >= low):
-        raise ValueError(f"{block}: {name} must be a whole number of steps >= {low}, got {x}")
+        raise ValueError(f"{block}: {name} must be a whole number >= {low}, got {x!r}")
+    return int(x)
 
 
 def _interval(low: float, high: float) -> str:
@@ -104,22 +117,46 @@ def gradient_dtypes(where: str, grads: list, params: list, tree: Tree) -> None:
             )
 
 
-def state(where: str, blocks: list, given: Any) -> None:
-    """Raises TypeError or ValueError unless the state has what these blocks remember, and no more."""
-    advice = "make it with tx.init(params)"
+ADVICE = "make it with tx.init(params)"
+
+
+def is_state(where: str, given: Any) -> None:
+    """Raises TypeError unless this looks like a state."""
     if not isinstance(given, dict) or "count" not in given:
         raise TypeError(
-            f"{where}: the state must be a dict with 'count', got {type(given).__name__}; {advice}"
+            f"{where}: the state must be a dict with 'count', got {type(given).__name__}; {ADVICE}"
         )
+
+
+def remembered_like(where: str, name: str, memory: Tree, updates: Tree) -> None:
+    """Raises ValueError unless a wrapper's tree has, where there are gradients, arrays of their shape."""
+    difference = trees.same_structure(updates, memory)
+    if difference:
+        raise ValueError(
+            f"{where}: the gradients are another tree than the state was made for; in them {difference}"
+        )
+    for j, (m, u) in enumerate(
+        zip(trees.flatten(memory)[0], trees.flatten(updates)[0], strict=True)
+    ):
+        if m is not None and u is not None and np.shape(m) != np.shape(u):
+            raise ValueError(
+                f"{where}: the gradient at {trees.paths(updates)[j]} has shape {np.shape(u)}, {name} in the "
+                f"state {np.shape(m)}; {ADVICE}"
+            )
+
+
+def state(where: str, blocks: list, given: Any) -> None:
+    """Raises TypeError or ValueError unless the state has what these blocks remember, and no more."""
+    is_state(where, given)
     keys = {block.key for block in blocks}
     needed = [b.key for b in blocks if not b.is_pair and (b.spec.init or b.spec.init_shared)]
     for key in needed:
         if key not in given:
-            raise ValueError(f"{where}: the state has no {key!r}, it has {sorted(given)}; {advice}")
+            raise ValueError(f"{where}: the state has no {key!r}, it has {sorted(given)}; {ADVICE}")
     unknown = sorted(set(given) - keys - {"count"})
     if unknown:
         raise ValueError(
-            f"{where}: the state holds {unknown}, which no block of this transformation remembers; {advice}"
+            f"{where}: the state holds {unknown}, which no block of this transformation remembers; {ADVICE}"
         )
 
 

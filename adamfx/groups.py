@@ -106,6 +106,11 @@ def partition(transforms: dict[str, Any], param_labels: Any, default: Any = None
 
     def update(updates, state, params=None, **extra):
         states, out, labels = {}, updates, state.labels.of
+        if set(state.inner) != set(groups):
+            raise ValueError(
+                f"partition: the state has the groups {', '.join(state.inner)}, this transformation "
+                f"{', '.join(groups)}; make it with tx.init(params)"
+            )
         for k, tx in groups.items():
             chosen = [x == k for x in labels]
             out, states[k] = _update(tx, chosen, out, state.inner[k], params, extra)
@@ -120,6 +125,11 @@ def _by_predicate(labels: Any) -> bool:
 
 def _known(labels: Any, groups: dict) -> None:
     for label in labels:
+        if not isinstance(label, str):
+            raise TypeError(
+                f"partition: labels are strings, got {label!r}; a predicate goes with its label: "
+                "{label: predicate}"
+            )
         if label not in groups:
             raise ValueError(
                 f"partition: there is no transformation for the label {label!r}; known are "

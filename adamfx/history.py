@@ -13,13 +13,19 @@ from adamfx import checks
 class History(dict):
     """A table by column: `history["loss"]` is an array with one number per step.
 
-    `pandas.DataFrame(history)` and `plt.plot(history["step"], history["loss"])` read it. What was
-    not measured at a step, such as an evaluation, is NaN there.
+    `pandas.DataFrame(history)` and `plt.plot(history["step"], history["loss"])` read it; `save` and
+    `load` keep it. What was not measured at a step, such as an evaluation, is NaN there.
     """
 
     def __init__(self, columns: Any = ()):
         super().__init__({name: np.array(x, np.float64) for name, x in dict(columns).items()})
         self._room = dict(self)
+
+    def __reduce__(self):  # with its numbers once, not also with the room beyond them
+        return History, (dict(self),)
+
+    def __copy__(self) -> History:
+        return History(self)
 
     @property
     def rows(self) -> int:
@@ -58,7 +64,7 @@ def no_improvement(
       patience: >= 1.
       min_delta: how far below the best so far counts as better, >= 0.
     """
-    checks.steps("no_improvement", "patience", patience, 1)
+    patience = checks.steps("no_improvement", "patience", patience, 1)
     checks.number("no_improvement", "min_delta", min_delta, low=0)
 
     def stop(history: History) -> bool:

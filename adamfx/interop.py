@@ -9,6 +9,7 @@ computed by going through the steps done so far. So the next step equals the pee
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from adamfx.transformation import GradientTransformation
 
 Tree = Any
 OPTAX = {"trace": "mu", "mu": "mu", "nu": "nu", "nu_max": "nu_max"}
+OPTAX_SCALARS = ("count", "mini_step", "gradient_step", "hyperparams", "hyperparams_states")
 TORCH = {
     "exp_avg": "mu",
     "momentum_buffer": "mu",
@@ -39,30 +41,43 @@ def from_optax(
     Args:
       tx: the same optimizer in adamfx: Adam, AdamW, SGD with momentum, RMSProp, or another whose
         moments optax keeps as mu, nu or trace.
-      state: optax's state; chains, schedules and inject_hyperparams around it do not matter.
+      state: optax's state; chains, schedules and inject_hyperparams around it do not matter, nor does
+        MultiSteps between two of its windows.
       params: the parameters.
       count: steps done, where optax did not record them.
 
-    Raises ValueError where what is found there is not what `tx` remembers.
+    Raises ValueError where what is found there is not what `tx` remembers, and for wrappers and
+    averages: carry over what is inside, and put it into the state of the whole.
     """
     records, counts = [], []
 
-    def walk(x: Any) -> None:
+    def walk(x: Any, field: str = "the state") -> None:
         if hasattr(x, "_fields"):
             moments = {OPTAX[n]: getattr(x, n) for n in x._fields if n in OPTAX}
             if moments:
                 records.append(moments)
             if "count" in x._fields:
                 counts.append(int(x.count))
-        if isinstance(x, (tuple, list)):
+            for name in set(x._fields) - set(OPTAX) - set(OPTAX_SCALARS):
+                walk(getattr(x, name), name)
+        elif isinstance(x, (tuple, list)):
             for y in x:
-                walk(y)
+                walk(y, field)
         elif isinstance(x, Mapping):
             for y in x.values():
-                walk(y)
+                walk(y, field)
+        elif _says_something(x):
+            raise ValueError(
+                f"from_optax: the state holds {field}, which adamfx would lose; known are {', '.join(OPTAX)}"
+            )
 
     walk(state)
     return _carry("from_optax", tx, params, records, count, counts)
+
+
+def _says_something(x: Any) -> bool:
+    """Whether it holds floating numbers that are not all zero."""
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact) and bool(np.any(x))
 
 
 def from_torch(
@@ -83,18 +98,49 @@ def from_torch(
       count: steps done, where torch did not record them (SGD).
       convert: applied to each moment, as it was to the weights (a transposed kernel: `lambda x: x.T`).
 
-    torch itself is not imported.
+    torch itself is not imported. Raises ValueError where what is found there is not what `tx`
+    remembers, and for wrappers and averages.
     """
-    structure = trees.flatten(params)[1]
-    entries = [None if k is None else state[k] for k in structure.flatten_up_to(keys)]
+    if not isinstance(state, Mapping):
+        raise TypeError(
+            f"from_torch: state must be optimizer.state, got {type(state).__name__}; pass that of it"
+        )
+    structure, paths = trees.flatten(params)[1], trees.paths(params)
+    entries = []
+    for path, key in zip(paths, structure.flatten_up_to(keys), strict=True):
+        if key is not None and key not in state:  # a look into a defaultdict would write into it
+            raise ValueError(
+                f"from_torch: the state holds nothing for the parameter at {path}; before the first step "
+                "there is nothing to carry over, and of a state_dict() pass the part 'state'"
+            )
+        entries.append(None if key is None else state[key])
+        for name, x in () if key is None else state[key].items():
+            known = name in TORCH or name == "step"
+            if not known and x is not None and np.any(_array(x) if hasattr(x, "detach") else x):
+                raise ValueError(
+                    f"from_torch: the state of the parameter at {path} holds {name!r}, which would be lost; "
+                    f"known are {', '.join(TORCH)}"
+                )
     first = next((e for e in entries if e is not None), {})
     counts = [int(e["step"]) for e in entries if e is not None and "step" in e]
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"from_torch: the parameters were moved {sorted(set(counts))} times; adamfx counts steps once "
+            "for all, so their bias corrections would change; begin anew, or split them by partition"
+        )
     # A moment of moments (RMSprop's momentum) is a record of its own: torch's order is square_avg first.
     names = [n for n in TORCH if n in first and first[n] is not None]
     both = {"square_avg", "momentum_buffer"} <= set(names)
     order = [[n for n in names if n != "momentum_buffer"], ["momentum_buffer"]] if both else [names]
 
     def tree(name: str) -> Tree:
+        missing = [
+            p for p, e in zip(paths, entries, strict=True) if e is not None and name not in e
+        ]
+        if missing:
+            raise ValueError(
+                f"from_torch: the parameter at {missing[0]} has no {name!r}, others have"
+            )
         return structure.unflatten(
             [None if e is None else convert(_array(e[name])) for e in entries]
         )
@@ -120,8 +166,19 @@ def _carry(
         raise ValueError(
             f"{caller}: the state does not tell how many steps were done; pass count=..."
         )
-    done = max(counts) if count is None else count
-    state = _replay(tx, tx.init(params), done)
+    if count is None and len(set(counts)) > 1:
+        raise ValueError(
+            f"{caller}: the state tells of {sorted(set(counts))} steps; pass count=..."
+        )
+    done = counts[0] if count is None else count
+    state = tx.init(params)
+    for key, value in tx.blocks:
+        if isinstance(value.meaning, sentence.Pair) or hasattr(state.get(key), "average"):
+            raise ValueError(
+                f"{caller}: {key} cannot be carried over, only blocks with moments can. For a wrapper carry "
+                "over the transformation inside, and put its state into that of the whole"
+            )
+    state = _replay(tx, state, done)
     held, left = [sorted(r) for r in records], list(records)
     for key, memory in state.items():
         fields = [n for n in getattr(memory, "_fields", ()) if n in ("mu", "nu", "nu_max")]
@@ -133,7 +190,12 @@ def _carry(
                     f"{caller}: {key} of {tx!r} remembers {fields}, the state given holds "
                     f"{held or 'no moments'}"
                 )
-            new[name] = jax.tree.map(_placed, getattr(memory, name), source.pop(name))
+            moments = source.pop(name)
+            difference = trees.same_structure(moments, getattr(memory, name))
+            if difference:
+                raise ValueError(f"{caller}: {name} is another tree than params: {difference}")
+            place = functools.partial(_placed, caller)
+            new[name] = jax.tree_util.tree_map_with_path(place, getattr(memory, name), moments)
         left = [r for r in left if r]
         state[key] = _replace(memory, new) if new else memory
     if left:
@@ -143,10 +205,12 @@ def _carry(
     return state
 
 
-def _placed(like: jax.Array, x: Any) -> jax.Array:
+def _placed(caller: str, path: Any, like: jax.Array, x: Any) -> jax.Array:
     if np.shape(x) != like.shape:
+        advice = "; see convert=..." if caller == "from_torch" else ""
         raise ValueError(
-            f"a moment has shape {np.shape(x)}, its parameter {like.shape}; see convert=..."
+            f"{caller}: the moment at {jax.tree_util.keystr(path)} has shape {np.shape(x)}, the parameter "
+            f"{like.shape}{advice}"
         )
     new = jnp.asarray(np.asarray(x), like.dtype)
     return jax.device_put(new, like.sharding) if like.committed else new

@@ -23,6 +23,8 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             self.before = signal.getsignal(signal.SIGINT)
+            if self.before is signal.SIG_IGN:  # as in a job in the background: not meant for us
+                self.before = None
             if self.before is not None:  # None: not set from Python, so it could not be set back
                 signal.signal(signal.SIGINT, self.press)
         return self

@@ -65,13 +65,6 @@ def rates_of(
 # ---- scale_by_moments ----------------------------------------------------------------------------
 
 
-def _is_float(dtype: Any) -> bool:
-    try:
-        return jnp.issubdtype(jnp.dtype(dtype), jnp.inexact)
-    except TypeError:
-        return False
-
-
 def _plain(side: Any) -> Any:
     """`ema(b)` with nothing else said is written b."""
     if isinstance(side, Estimator) and side == ema(side.arguments.get("decay", 0.0)):
@@ -122,10 +115,7 @@ def scale_by_moments(
         if b is not None and not isinstance(b, Estimator):
             checks.decay(name, b, n)
     for n, dtype in (("mu_dtype", mu_dtype), ("nu_dtype", nu_dtype)):
-        if dtype is not None and not _is_float(dtype):
-            raise ValueError(
-                f"{name}: {n} must be a floating dtype such as 'bfloat16', got {dtype!r}"
-            )
+        checks.floating(name, n, dtype)
     checks.number(name, "eps", eps, low=0)
     checks.number(name, "eps_root", eps_root, low=0)
     checks.choice(name, "where", where, tuple(DENOMINATORS))

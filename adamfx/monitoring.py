@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -186,22 +186,31 @@ def metrics(state: Any) -> dict[str, Array]:
     more than once is preceded by its path: `partition/embed/scale_by_lr/learning_rate`. `state` may be
     any tree of such states; inside jit too.
     """
-    found: list[tuple[tuple[str, ...], str, Array]] = []
-    for path, x in jax.tree_util.tree_leaves_with_path(state):
-        path = path[:-1] if path[-1:] == (VARIABLE,) else path  # Flax nnx keeps state in variables
-        # Fields of what blocks remember; a parameter may be called the same.
-        fields = [key.name if isinstance(key, jax.tree_util.GetAttrKey) else None for key in path]
-        keys = [jax.tree_util.keystr((key,), simple=True) for key in path]
-        outer = [k for k, field in zip(keys, fields, strict=True) if field != "inner"]
-        for i, field in enumerate(fields):
-            if field in ("metrics", "leaves"):
-                found.append(
-                    (tuple(outer[: i - fields[:i].count("inner")]), "/".join(keys[i + 1 :]), x)
-                )
-                break
-            if field in READ and i == len(keys) - 1:
-                found.append((tuple(outer[:-1]), keys[-1], x))
+    found = list(_told((), state))
     names = [name for _, name, _ in found]
     return {
         name if names.count(name) == 1 else "/".join((*outer, name)): x for outer, name, x in found
     }
+
+
+def _told(outer: tuple[str, ...], state: Any) -> Iterator[tuple[tuple[str, ...], str, Array]]:
+    """(path, name, number) of what blocks tell in a tree of states; their trees of arrays are not entered."""
+    holds = sentence.is_memory
+    for path, x in jax.tree_util.tree_leaves_with_path(state, is_leaf=holds):
+        if not holds(x):
+            continue
+        here = (*outer, *(_key(k) for k in path))
+        for field in x._fields:
+            value = getattr(x, field)
+            if field in READ:
+                yield here, field, trees.the_array(value)
+            elif field in ("metrics", "leaves"):
+                for inside, y in jax.tree_util.tree_leaves_with_path(value):
+                    inside = inside[:-1] if inside[-1:] == (VARIABLE,) else inside  # of Flax nnx
+                    yield here, "/".join(map(_key, inside)), trees.the_array(y)
+            elif field == "inner":
+                yield from _told(here, value)
+
+
+def _key(key: Any) -> str:
+    return jax.tree_util.keystr((key,), simple=True)

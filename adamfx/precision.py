@@ -35,8 +35,13 @@ def compensate(dtype: Any = None):
 
     Remembers `error`, c.
     """
+    checks.floating("compensate", "dtype", dtype)
 
     def init(p):
+        if dtype is not None and jnp.iscomplexobj(p):
+            raise ValueError(
+                f"compensate: dtype {dtype!r} cannot hold the error of complex parameters"
+            )
         return {"error": jnp.zeros(p.shape, dtype or p.dtype)}
 
     def leaf(u, here):
@@ -56,7 +61,8 @@ def round_stochastically(seed: int = 0):
 
     Remembers `key`, threefry key data of shape (2,), uint32, made from `seed`.
     """
-    checks.steps("round_stochastically", "seed", seed)
+    if not isinstance(seed, int):
+        raise TypeError(f"round_stochastically: seed must be an int, got {seed!r}")
 
     def init(params):
         key = jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
@@ -89,6 +95,10 @@ def _to_a_neighbour(u: jax.Array, p: jax.Array, key: jax.Array) -> jax.Array:
     return jnp.copysign(toward_zero, x) - p
 
 
+def _is_narrow(p: Any) -> bool:
+    return trees.is_trained(p) and p.dtype != trees.at_least_float32(p.dtype)
+
+
 @block
 def master_weights(transformation: Any):
     """The transformation works on float32 copies; the parameters are their rounded values.
@@ -101,7 +111,7 @@ def master_weights(transformation: Any):
     tx = as_transformation(transformation)
 
     def copy(p):
-        return None if p.dtype == trees.at_least_float32(p.dtype) else trees.wide_copy(p)
+        return trees.wide_copy(p) if _is_narrow(p) else None
 
     def init(params):
         master = trees.map_trained(copy, params)
@@ -109,6 +119,12 @@ def master_weights(transformation: Any):
 
     def run(finish, updates, state, params, extra):
         checks.given_params("update", "master_weights", params, updates)
+        checks.remembered_like("master_weights", "master", state.master, params)
+        copied = [m is not None for m in trees.flatten(state.master)[0]]
+        if copied != [_is_narrow(p) for p in trees.flatten(params)[0]]:
+            raise ValueError(
+                f"master_weights: the state was made for parameters of other dtypes; {checks.ADVICE}"
+            )
         full = trees.prefer(state.master, params)
         new, inner = sentence.run(tx.blocks, updates, state.inner, full, extra, "step")
 

@@ -133,11 +133,16 @@ def remember(**fields: Any) -> Memory:
     return _remember(tuple(fields), tuple(fields.values()))
 
 
+def is_memory(x: Any) -> bool:
+    """Whether it is what one block remembers."""
+    return isinstance(x, Memory)
+
+
 def memories(state: Tree, field: str) -> list[Memory]:
     """What in a tree of states remembers something of this name, in order, those inside included."""
 
     def holds(x: Any) -> bool:
-        return isinstance(x, Memory) and field in x._fields
+        return is_memory(x) and field in x._fields
 
     found = [x for x in jax.tree.leaves(state, is_leaf=holds) if holds(x)]
     inside = [memories([y for n, y in x._asdict().items() if n != field], field) for x in found]
@@ -479,6 +484,8 @@ def _run_pair(
     tree = structure.unflatten(updates)
     if block.state is None:  # it remembers nothing: its empty state is made anew
         block.state = jax.eval_shape(block.spec.init, tree)
+        if jax.tree.leaves(block.state):
+            raise ValueError(f"update: the state has no {block.key!r}; {checks.ADVICE}")
     args = (tree, block.state, structure.unflatten(params) if with_params else None)
     call = block.spec.step if step else block.spec.update
     new, block.state = call(*args, **extra)

@@ -12,14 +12,14 @@ import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adamfx import checks, trees
+from adamfx import checks, sentence, trees
 from adamfx.clipping import global_norm
 from adamfx.combine import as_transformation
 from adamfx.history import History
@@ -28,6 +28,7 @@ from adamfx.monitoring import metrics
 
 Tree = Any
 State = Any
+FAILED = "failed"  # the column that says whether to end the run; not in the history
 
 
 def _gradient(loss_fn: Callable, has_aux: bool) -> Callable:
@@ -67,7 +68,9 @@ class Fit(NamedTuple):
     params: Tree
     state: State
     history: History
-    reason: str  # "end of batches", "steps", "stop", "interrupted", "nonfinite"
+    reason: (
+        str  # "end of batches", "steps", "stop", "interrupted", "nonfinite"; of an error "failed"
+    )
 
 
 def fit(
@@ -90,16 +93,18 @@ def fit(
     """Trains over the batches and returns `(params, state, history, reason)`.
 
     What is passed in stays as it is: `fit` works on copies, so that a cell of a notebook can be run
-    again. Ctrl-C ends it after the running step, whenever and however often it is pressed, and it
+    again. Ctrl-C ends it after the running dispatch, whenever and however often it is pressed, and it
     returns what is complete; pressed again, it also leaves a batch or an evaluation that hangs. An
     exception raised by the batches, `evaluate` or `stop` carries the same as `error.result`.
 
     Args:
-      loss_fn: `loss_fn(params, *batch)`, a scalar; with has_aux `(scalar, aux)`.
+      loss_fn: `loss_fn(params, *batch)`, a scalar; with has_aux `(scalar, aux)`. Compiled once per
+        function, as by jax.jit: globals it reads are read then.
       tx: an adamfx or optax transformation.
       params: a tree of arrays.
       batches: an iterable of batches; each a tuple (or list) of the arguments after params, or one
-        argument.
+        argument. With several steps per dispatch one batch of another shape may have been taken from
+        it when the run ends.
       state: from `tx.init` or an earlier run; None: a new one.
       history: of an earlier run, to be continued (in a copy).
       has_aux: whether loss_fn returns more; scalars in `aux`, a dict, become columns of the history.
@@ -113,17 +118,14 @@ def fit(
         where there are some; see `no_improvement`.
       progress: a bar with loss, learning rate and gradient norm; None: if tqdm is installed.
 
-    The history has the columns step, loss, gradient_norm, learning_rate, what `metrics(state)` finds,
-    the scalars of aux and of evaluate. A skip_nonfinite that has had too many in a row ends the run
-    with reason "nonfinite".
+    The history has the columns step, loss, gradient_norm, what `metrics(state)` finds (such as
+    learning_rate), the scalars of aux and of evaluate; each step's numbers are float32. A
+    skip_nonfinite that has had too many in a row ends the run with reason "nonfinite".
     """
-    for name, x, low in (
-        ("steps", 0 if steps is None else steps, 0),
-        ("epochs", epochs, 1),
-        ("steps_per_dispatch", steps_per_dispatch, 1),
-        ("evaluate_every", evaluate_every, 1),
-    ):
-        checks.steps("fit", name, x, low)
+    steps = None if steps is None else checks.steps("fit", "steps", steps)
+    epochs = checks.steps("fit", "epochs", epochs, 1)
+    steps_per_dispatch = checks.steps("fit", "steps_per_dispatch", steps_per_dispatch, 1)
+    evaluate_every = checks.steps("fit", "evaluate_every", evaluate_every, 1)
     if epochs > 1 and iter(batches) is batches:
         raise ValueError(
             f"fit: batches is an iterator, which can be gone through once, but epochs is {epochs}; give a "
@@ -132,17 +134,22 @@ def fit(
     result = None
     try:
         with Interrupts() as interrupts, _bar(progress, _total(batches, epochs, steps)) as bar:
-            run = _Run(loss_fn, tx, params, state, history, has_aux, bar)
+            run = _Run(loss_fn, tx, params, state, history, has_aux, steps_per_dispatch, bar)
             stream = itertools.chain.from_iterable(itertools.repeat(batches, epochs))
             groups = _Groups(stream, steps_per_dispatch, interrupts)
             limit = math.inf if steps is None else steps
             try:
                 reason = _loop(run, groups, limit, evaluate, evaluate_every, stop, interrupts)
                 result = run.result(reason)
-            except Exception as error:
+            except BaseException as error:
                 error.result = run.result("failed")  # type: ignore[attr-defined]
+                lost = (
+                    ""
+                    if run.params is not None
+                    else ", except params and state: the failed step held them"
+                )
                 error.add_note(
-                    "fit: what was complete before this error is in its attribute result"
+                    f"fit: what was complete before this error is in its attribute result{lost}"
                 )
                 raise
     except KeyboardInterrupt:  # pressed before the first step, or after the last
@@ -169,28 +176,31 @@ def _loop(
         run.drain()
         found = interrupts.leavable(evaluate, _copy(run.params), _copy(run.state))
         if found is not LEFT:
-            run.history.record(found if isinstance(found, dict) else {"evaluation": found})
+            run.history.record(_evaluated(found, run.columns))
 
     reason = "steps"
     while run.steps < limit:
-        group, stacked = groups.take(int(min(every - run.steps % every, limit - run.steps)))
         if interrupts.pressed:
             reason = "interrupted"
             break
+        until = every - run.total % every  # in steps of all runs, so that a resumed one keeps time
+        group, stacked = groups.take(int(min(until, limit - run.steps)))
         if not group:
-            reason = "end of batches"
+            reason = "interrupted" if interrupts.pressed else "end of batches"
             break
         run.dispatch(group, stacked)
         run.drain(keep=0 if stop else 1)
-        if evaluate and run.steps % every == 0:
+        if evaluate and run.total % every == 0 and not interrupts.pressed:
             evaluation()
         if run.failed:
             reason = "nonfinite"
             break
         ready = evaluated or not evaluate  # with an evaluation to look at, if there are any
-        if stop and ready and interrupts.leavable(stop, run.history) is True:
-            reason = "stop"
-            break
+        if stop and ready and not interrupts.pressed:
+            answer = interrupts.leavable(stop, run.history)
+            if answer is not LEFT and answer:
+                reason = "stop"
+                break
     if evaluate and run.steps > evaluated and not interrupts.pressed:
         evaluation()
     return reason
@@ -199,23 +209,39 @@ def _loop(
 class _Run:
     """Parameters, state and history of a run, always those of one step that is complete."""
 
-    def __init__(self, loss_fn, tx, params, state, history, has_aux, bar):
+    def __init__(self, loss_fn, tx, params, state, history, has_aux, k, bar):
         self.tx = as_transformation(tx)
         checks.leaves("fit", trees.flatten(params)[0], params)
         self.params = _copy(params)
+        if state is not None:
+            checks.is_state("fit", state)
         self.state = self.tx.init(self.params) if state is None else _copy(state)
         self.history = History({} if history is None else history)
-        self.start = int(self.state["count"])
+        self.start = int(self.state["count"])  # steps of the runs before
         self.steps = 0  # of this run
+        self.columns: set[str] = set()  # that every step writes
         self.failed = False
         self.pending: list[tuple[int, int, dict]] = []
-        self.bar = bar
-        self.program = _program(loss_fn, has_aux)
+        self.bar, self.k = bar, k
+        cached = isinstance(loss_fn, Hashable)
+        self.program = (_program if cached else _program.__wrapped__)(loss_fn, has_aux)
+
+    @property
+    def total(self) -> int:
+        return self.start + self.steps
+
+    def alive(self) -> bool:
+        """Whether params and state are there; a step that fails has taken their memory."""
+        try:
+            jax.block_until_ready((self.params, self.state))
+        except Exception:  # deleted, or not computed
+            return False
+        return not any(x.is_deleted() for x in jax.tree.leaves((self.params, self.state)))
 
     def dispatch(self, n: int, batches: Tree) -> None:
         """Starts n steps; does not wait for them."""
         self.params, self.state, records = self.program(
-            self.tx, self.params, self.state, batches, np.int32(n)
+            self.tx, self.params, self.state, batches, np.int32(n), self.k
         )
         self.pending.append((self.steps, n, records))
         self.steps += n
@@ -226,9 +252,9 @@ class _Run:
             before, n, records = self.pending.pop(0)
             columns = {name: np.asarray(x)[:n] for name, x in records.items()}
             step = self.start + before + 1 + np.arange(n)
+            self.failed = self.failed or bool(columns.pop(FAILED)[-1])
+            self.columns |= {"step", *columns}
             self.history.extend({"step": step, **columns})
-            too_many = (x[-1] for name, x in columns.items() if name.endswith("too_many"))
-            self.failed = self.failed or any(too_many)
             if self.bar is not None:
                 shown = {"loss": "loss", "learning_rate": "lr", "gradient_norm": "grad"}
                 last = {to: f"{columns[c][-1]:.3g}" for c, to in shown.items() if c in columns}
@@ -241,6 +267,8 @@ class _Run:
         except Exception:  # the device failed: its numbers are gone, the rows before are not
             if reason != "failed":
                 raise
+        if not self.alive():
+            self.params = self.state = None
         return Fit(self.params, self.state, self.history, reason)
 
 
@@ -254,20 +282,29 @@ def _program(loss_fn: Callable, has_aux: bool) -> Callable:
         loss, aux = out if has_aux else (out, {})
         params, state = tx.step(grads, state, params, value=loss)
         record = {"loss": loss, "gradient_norm": global_norm(trees.map_trained(lambda g: g, grads))}
-        record |= metrics(state) | _scalars(aux)
+        for name, x in metrics(state).items():  # a monitor inside a wrapper sees other gradients
+            record[f"monitor/{name}" if name in record else name] = x
+        taken = {"step", *record} & set(_scalars(aux))
+        if taken:
+            raise ValueError(
+                f"fit: aux holds {', '.join(sorted(taken))}, which is a column of the history already; give "
+                "it another name"
+            )
+        record |= _scalars(aux)
+        failed = [jnp.any(m.too_many) for m in sentence.memories(state, "too_many")]
+        record[FAILED] = functools.reduce(jnp.logical_or, failed, jnp.asarray(False))
         return params, state, {n: jnp.asarray(x).astype(jnp.float32) for n, x in record.items()}
 
-    @functools.partial(jax.jit, donate_argnums=(1, 2))
-    def run(tx, params, state, batches, n):
+    @functools.partial(jax.jit, donate_argnums=(1, 2), static_argnums=5)
+    def run(tx, params, state, batches, n, k):
         def turn(i, carry):
             params, state, records = carry
-            batch = jax.tree.map(lambda x: x[i], batches)
+            batch = jax.tree.map(lambda x: jnp.asarray(x)[i], batches)
             params, state, new = one(tx, params, state, batch)
             return params, state, {c: records[c].at[i].set(x) for c, x in new.items()}
 
         first = jax.tree.map(lambda x: x[0], batches)
         columns = jax.eval_shape(one, tx, params, state, first)[2]
-        k = jax.tree.leaves(batches)[0].shape[0]
         records = {c: jnp.zeros(k, x.dtype) for c, x in columns.items()}
         return jax.lax.fori_loop(0, n, turn, (params, state, records))
 
@@ -280,11 +317,32 @@ def _scalars(aux: Any) -> dict[str, Any]:
 
 
 def _copy(tree: Tree) -> Tree:
+    """Copies of the arrays; numbers become arrays of a dtype that a step does not change."""
+
     def copy(x):
-        x = jnp.asarray(x)
-        return jnp.copy(x).astype(x.dtype)
+        if isinstance(x, jax.Array) and not getattr(x, "weak_type", False):  # random keys have none
+            return x.copy()
+        return jnp.array(x, trees.dtype_of(x))
 
     return jax.tree.map(copy, tree)
+
+
+def _evaluated(found: Any, taken: set[str]) -> dict[str, float]:
+    """What `evaluate` returned, as numbers by name."""
+    numbers = {}
+    for name, x in (found if isinstance(found, dict) else {"evaluation": found}).items():
+        if name in taken:
+            raise ValueError(
+                f"fit: evaluate returned {name!r}, which is a column of every step; call it e.g. "
+                f"{'test_' + name!r}"
+            )
+        try:
+            numbers[str(name)] = float(x)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"fit: evaluate must return a number or a dict of numbers, {name!r} is {x!r}"
+            ) from None
+    return numbers
 
 
 class _Groups:
@@ -330,7 +388,10 @@ def _stack(*xs: Any) -> Any:
 
 
 def _total(batches: Any, epochs: int, steps: int | None) -> int | None:
-    length = len(batches) * epochs if hasattr(batches, "__len__") else None
+    try:
+        length = len(batches) * epochs
+    except TypeError:  # there is no length, or asking for it says so
+        length = None
     return min((x for x in (length, steps) if x is not None), default=None)
 
 

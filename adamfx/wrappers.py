@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from adamfx import checks, sentence, trees
 from adamfx.combine import as_transformation
@@ -28,17 +29,18 @@ def accumulate(transformation: Any, every: Any):
     counts, only when it emits. Blocks behind this one in a chain see the zero updates, so a whole
     optimizer belongs inside: `accumulate(adamw(1e-3), 8)`. optax's counterpart is MultiSteps.
 
-    A gradient that is not finite is left out, whole, and counted: the mean is always one of `every`
-    finite gradients.
+    A gradient that is not finite, or whose square is not, is left out, whole, and counted: the mean is
+    always one of `every` finite gradients. The gradient at the end of a window says which leaves move: a
+    leaf that is None there is left alone, with what came for it before.
 
     Args:
       transformation: what runs on the mean.
-      every: how many gradients, >= 1; or a schedule of the emitted steps.
+      every: how many gradients, >= 1; or a schedule of the emitted steps, rounded.
 
     Remembers `inner`; `acc_grads`, the sum so far, float32 at least (the last one where mini_step is 0);
     `mini_step`, how many it holds; `dropped`, how many were left out in all.
     """
-    if not callable(every):
+    if not callable(every) and not isinstance(every, jax.Array):
         checks.steps("accumulate", "every", every, 1)
     tx = as_transformation(transformation)
 
@@ -50,9 +52,10 @@ def accumulate(transformation: Any, every: Any):
         )
 
     def run(finish, updates, state, params, extra):
+        checks.remembered_like("accumulate", "acc_grads", state.acc_grads, updates)
         k = jnp.asarray(value_at(every, state.inner["count"]))
-        ok = trees.finite(updates)
-        full = ok & (state.mini_step + 1 >= jnp.round(k).astype(jnp.int32))
+        ok, n = trees.finite(updates), state.mini_step + 1
+        full = ok & (n >= jnp.round(k).astype(jnp.int32))
 
         def add(total, g):
             if total is None:
@@ -60,15 +63,15 @@ def accumulate(transformation: Any, every: Any):
             total = jnp.where(state.mini_step == 0, 0, total)  # not emptied before: that is a pass
             return total if g is None else jnp.where(ok, total + g.astype(total.dtype), total)
 
-        def mean(updates, total, k):
+        def mean(updates, total, n):
             def of(total, g):
-                return None if g is None else (total / k.astype(total.dtype)).astype(g.dtype)
+                return None if g is None else (total / n.astype(total.dtype)).astype(g.dtype)
 
             return jax.tree.map(of, total, updates, is_leaf=trees.is_none)
 
         total = jax.tree.map(add, state.acc_grads, updates, is_leaf=trees.is_none)
         out, inner = _run_if(
-            full, finish, tx, mean, (updates, total, k), updates, state.inner, params, extra
+            full, finish, tx, mean, (updates, total, n), updates, state.inner, params, extra
         )
         return out, sentence.remember(
             inner=inner,
@@ -130,10 +133,9 @@ def check_finite(state: Tree) -> None:
     For loops of your own, outside jit, as often as you like to wait for the device.
     """
     for memory in sentence.memories(state, "too_many"):
-        if trees.the_array(memory.too_many):
-            in_a_row, in_all = map(
-                trees.the_array, (memory.notfinite_count, memory.total_notfinite)
-            )
+        if np.any(trees.the_array(memory.too_many)):  # of one run, or of many under vmap
+            counts = (memory.notfinite_count, memory.total_notfinite)
+            in_a_row, in_all = (np.max(trees.the_array(x)) for x in counts)
             raise FloatingPointError(
                 f"the last {in_a_row} gradients were not finite, {in_all} in all; parameters and moments are "
                 "those of the last finite one. Lower the learning rate or clip, or look at the data of "
@@ -170,6 +172,7 @@ def lookahead(
 
     def update(updates, state, params=None, **extra):
         checks.given_params("update", "lookahead", params, updates)
+        checks.remembered_like("lookahead", "slow", state.slow, updates)
         updates, inner = sentence.run(tx.blocks, updates, state.inner, params, extra, "carry")
         sync = state.steps_since_sync + 1 >= sync_period
 

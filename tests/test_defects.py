@@ -264,7 +264,7 @@ def test_what_is_no_number(x):
     "steps", [float("inf"), float("nan"), np.int64(-5), np.int64(0), "5", None]
 )
 def test_numbers_of_steps(steps):
-    with pytest.raises((ValueError, TypeError), match=r"must be a whole number of steps >= 1, got"):
+    with pytest.raises((ValueError, TypeError), match=r"must be a whole number >= 1, got"):
         fx.cosine_decay_schedule(1.0, steps)
 
 

@@ -101,7 +101,7 @@ CONSTRUCTION = [
     (
         lambda: fx.cosine_decay_schedule(1.0, 0),
         ValueError,
-        "decay_steps must be a whole number of steps",
+        "decay_steps must be a whole number",
     ),
     (
         lambda: fx.linear_schedule(1.0, 0.0, 1.5),

@@ -302,7 +302,8 @@ def test_frozen_leaves_and_missing_gradients(tx):
     assert not [1 for x in jax.tree.leaves(u) if np.isnan(x).any()]
     old = {jax.tree_util.keystr(k): x for k, x in jax.tree_util.tree_leaves_with_path(s1)}
     for path, x in jax.tree_util.tree_leaves_with_path(s2):
-        if "['w']" in jax.tree_util.keystr(path):
+        # The sum of a window that is over is emptied at the start of the next, for every leaf.
+        if "['w']" in (name := jax.tree_util.keystr(path)) and "acc_grads" not in name:
             chex.assert_trees_all_equal(x, old[jax.tree_util.keystr(path)])
     q, _ = tx.step(missing, s1, p)
     chex.assert_trees_all_equal(q["w"], p["w"])

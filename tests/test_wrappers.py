@@ -96,7 +96,7 @@ def test_accumulate_starts_each_window_at_zero_for_a_gradient_that_comes_late():
     for g in ({"a": one, "b": 8 * one}, {"a": one, "b": 8 * one}, {"a": one, "b": None}):
         p, state = tx.step(g, state, p)
     p, state = tx.step({"a": one, "b": 4 * one}, state, p)
-    assert p["a"].tolist() == [-2, -2] and p["b"].tolist() == [-10, -10]
+    np.testing.assert_array_equal([p["a"], p["b"]], [-2 * one, -10 * one])
 
 
 @pytest.mark.parametrize("reset", [False, True])

@@ -1,0 +1,1 @@
+"""What the experiments minimise: pure functions of parameters, usable on their own."""

@@ -1,0 +1,176 @@
+"""Runs compositions over a grid of hyperparameters and seeds: one compiled program for each composition.
+
+An optimizer is a value, so a grid is the same value with arrays in it, and all runs of a composition
+are `jax.vmap` over that value and the seed, under one scan over the steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import adamfx as fx
+
+Params = Any
+Record = dict[str, Any]
+DISPATCHES = 50  # for one run at most: how often the bar moves and Ctrl-C is heard
+
+
+class Problem(NamedTuple):
+    """A stochastic objective f_t (Adam paper, section 2), t = 0, 1, ...
+
+    `key` is new at every step of every seed, and the same for all compositions and grid points.
+    """
+
+    data: Any  # a tree of arrays, handed to both functions
+    init: Callable[[jax.Array], Params]  # init(key)
+    loss: Callable[
+        [Params, Any, jax.Array, jax.Array], jax.Array
+    ]  # f_t: loss(params, data, t, key)
+    measure: Callable[[Params, Any, Any], dict[str, jax.Array]]  # measure(params, state, data)
+
+
+class Study(NamedTuple):
+    """What is run: compositions x the product of `axes` x seeds, and what is written down."""
+
+    part: str
+    problem: Problem
+    compositions: Mapping[str, fx.GradientTransformation]
+    steps: int
+    every: int = 1  # steps between measurements
+    axes: Mapping[str, Sequence[Any]] = {}  # hyperparameters by name, see `with_values`
+    seeds: int = 1
+    together: int = 64  # runs in one program; fewer need less memory
+    float64: bool = False
+
+
+def with_values(tx: fx.GradientTransformation, point: Mapping[str, Any]) -> Any:
+    """`tx` with these hyperparameters.
+
+    A rate that is a schedule keeps its shape: `learning_rate` then is the schedule's `init_value`.
+    """
+    known = tx.hyperparams
+    ends = [k for k in known if k.endswith(".learning_rate.init_value")]
+    names = {"learning_rate": ends[0]} if ends else {}
+    return tx.replace(**{names.get(name, name): x for name, x in point.items()})
+
+
+def grid(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """The points of the product of the axes; one empty point where there are none."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def run(
+    study: Study,
+    progress: Callable[[str, int], None] = lambda text, n: None,
+) -> Iterator[Record]:
+    """The record of every run of the study, composition by composition.
+
+    A record has part, name, sentence, point, seed, `step` (a list) and one list of numbers for `loss`,
+    the mean of f_t over the steps since the measurement before, and for whatever `measure` returns.
+
+    Args:
+      progress: called as (what it is doing, how many measurements are done since the last call); an
+        exception it raises ends the run.
+    """
+    precision = _float64() if study.float64 else contextlib.nullcontext()
+    with precision:
+        points = grid(study.axes)
+        runs = list(itertools.product(points, range(study.seeds)))
+        for name, tx in study.compositions.items():
+            written: dict[str, np.ndarray] = {}
+            program = _program(study)
+            for i in range(0, len(runs), study.together):
+                group = runs[i : i + study.together]
+                whole = (group + group[-1:] * study.together)[: min(study.together, len(runs))]
+                values = _measured(study, program, tx, whole, name, len(group), progress)
+                for column, x in values.items():
+                    before = [written[column]] if i else []
+                    written[column] = np.concatenate([*before, x[: len(group)]])
+            for j, (point, seed) in enumerate(runs):
+                yield {
+                    "part": study.part,
+                    "name": name,
+                    "sentence": repr(with_values(tx, point)),
+                    "point": point,
+                    "seed": seed,
+                    "step": list(range(study.every, study.steps + 1, study.every)),
+                    **{column: x[j] for column, x in written.items()},
+                }
+
+
+def measurements(study: Study) -> int:
+    """How many measurements `run` will report to `progress`."""
+    points = math.prod(len(values) for values in study.axes.values())
+    return len(study.compositions) * points * study.seeds * (study.steps // study.every)
+
+
+def _program(study: Study) -> Callable:
+    """A number of measurements with the steps before each, as one compiled scan for many runs."""
+    problem = study.problem
+
+    def several(tx, key, params, state, data, starts):
+        def step(carry, t):
+            params, state = carry
+            f_t = jax.value_and_grad(problem.loss)
+            value, grads = f_t(params, data, t, jax.random.fold_in(key, t + 1))
+            return tx.step(grads, state, params, value=value), value
+
+        def measure(carry, start):
+            carry, losses = jax.lax.scan(step, carry, start + jnp.arange(study.every))
+            values = {"loss": jnp.mean(losses), **problem.measure(*carry, data)}
+            return carry, values
+
+        return jax.lax.scan(measure, (params, state), starts)
+
+    return jax.jit(jax.vmap(several, in_axes=(0, 0, 0, 0, None, None)), donate_argnums=(2, 3))
+
+
+def _measured(
+    study: Study,
+    program: Callable,
+    tx: Any,
+    runs: list,
+    name: str,
+    count: int,
+    progress: Callable[[str, int], None],
+) -> dict[str, np.ndarray]:
+    """The measurements of these runs by column, axes (run, measurement, ...)."""
+    points = {k: jnp.asarray([point[k] for point, _ in runs]) for k in runs[0][0]}
+    # vmap, not just arrays for the axes: every hyperparameter gets the axis of the runs.
+    txs = jax.vmap(lambda point, _: with_values(tx, point))(points, jnp.arange(len(runs)))
+    keys = jax.vmap(jax.random.key)(jnp.asarray([seed for _, seed in runs]))
+
+    def begin(tx, key):
+        params = study.problem.init(jax.random.fold_in(key, 0))
+        return params, tx.init(params)
+
+    carry = jax.vmap(begin)(txs, keys)
+    total = study.steps // study.every
+    length = math.ceil(total / DISPATCHES)
+    columns: list[dict] = []
+    for first in range(0, total, length):
+        progress(f"{study.part} {name}", 0)
+        # The last scan may run beyond the end, so that one program does for all.
+        starts = study.every * (first + jnp.arange(length))
+        carry, values = program(txs, keys, *carry, study.problem.data, starts)
+        done = min(length, total - first)
+        columns.append({k: np.asarray(x)[:, :done] for k, x in values.items()})
+        progress(f"{study.part} {name}", done * count)
+    return {k: np.concatenate([c[k] for c in columns], axis=1) for k in columns[0]}
+
+
+def _float64() -> Any:
+    """64-bit numbers inside, whatever the process has chosen; the name moved in JAX 0.8."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    from jax.experimental import enable_x64
+
+    return enable_x64()
