@@ -162,7 +162,7 @@ The update is rounded before it is added | sentence.py
   test_blocks.py::test_step_rounds_once
 
 The sum of the micro-gradients is not divided | wrappers.py
-- (total / k.astype(total.dtype)).astype(g.dtype)
+- (total / n.astype(total.dtype)).astype(g.dtype)
 + total.astype(g.dtype)
   test_wrappers.py::test_accumulate_is_one_large_batch
 

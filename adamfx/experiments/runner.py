@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -49,6 +50,36 @@ class Study(NamedTuple):
     seeds: int = 1
     together: int = 64  # runs in one program; fewer need less memory
     float64: bool = False
+
+
+class Options(NamedTuple):
+    """What the command line says."""
+
+    quick: bool = False
+    seeds: int | None = None
+    data_dir: Path | None = None
+    compositions: Mapping[str, fx.GradientTransformation] | None = (
+        None  # instead of the experiment's
+    )
+
+    def study(
+        self, part: str, problem: Problem, compositions: Any, steps: int, **more: Any
+    ) -> Study:
+        """The study, or with the compositions of the command line, as they are written there."""
+        if self.seeds is not None and more.get("seeds", 1) > 1:
+            more["seeds"] = self.seeds
+        if self.compositions is not None:
+            compositions, more["axes"] = self.compositions, {}
+        return Study(part, problem, compositions, steps, **more)
+
+
+class Experiment(NamedTuple):
+    """What `python -m adamfx.experiments run NAME` does."""
+
+    title: str  # what to look at
+    studies: Callable[[Options], tuple[str, list[Study]]]  # the name of the data, and what is run
+    draw: Callable[[Record, list[Record]], Any]  # draw(header, records): a matplotlib figure
+    column: str | None = None  # by which the best point of a grid is chosen, for the table
 
 
 def with_values(tx: fx.GradientTransformation, point: Mapping[str, Any]) -> Any:

@@ -47,7 +47,7 @@ class Surface(NamedTuple):
 
 
 SURFACES = {
-    "Beale": Surface(beale, (-1.0, 1.5), ((3.0, 0.5),), (-2.0, 4.5, -2.0, 2.0)),
+    "Beale": Surface(beale, (1.0, 1.5), ((3.0, 0.5),), (-0.5, 4.5, -1.5, 2.0)),
     "Rosenbrock": Surface(rosenbrock, (-1.2, 1.0), ((1.0, 1.0),), (-2.0, 2.0, -1.0, 3.0)),
     "saddle": Surface(saddle, (-1.5, 1e-3), ((0.0, -1.0), (0.0, 1.0)), (-2.0, 1.0, -1.6, 1.6)),
     "ill-conditioned": Surface(ill_conditioned, (-4.0, 1.0), ((0.0, 0.0),), (-4.5, 2.0, -1.6, 1.6)),

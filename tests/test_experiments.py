@@ -1,0 +1,465 @@
+"""The experiments package: problems against plain NumPy, the runner, results, sentences, command line."""
+
+import json
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import adamfx as fx
+from adamfx.experiments import __main__ as program
+from adamfx.experiments import language, lessons, results, runner
+from adamfx.experiments.problems import (
+    autoencoder,
+    classification,
+    convnet,
+    curves,
+    network,
+    online,
+)
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(autouse=True)
+def ordinary_promotion():
+    """The experiments are written as users write; the package's own tests are stricter."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+# ---- problems ------------------------------------------------------------------------------------
+
+
+def test_the_quartic_has_the_derivative_of_the_lesson():
+    for x in np.linspace(-8, 10, 19):
+        given = (2 * x**3 - 3 * x**2 - 57 * x - 27) / 100
+        np.testing.assert_allclose(jax.grad(curves.quartic)(x), given, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", curves.SURFACES)
+def test_surfaces_are_zero_at_their_minima_and_larger_around(name):
+    surface = curves.SURFACES[name]
+    for minimum in surface.minima:
+        p = jnp.array(minimum)
+        assert surface.function(p) == pytest.approx(0, abs=1e-10)
+        assert jnp.linalg.norm(jax.grad(surface.function)(p)) < 1e-5
+        around = p + 0.05 * jax.random.normal(KEY, (100, 2))
+        assert (jax.vmap(surface.function)(around) > 0).all()
+    slope = jax.grad(surface.function)(jnp.array(surface.start))
+    assert jnp.linalg.norm(slope) > 1e-3
+
+
+def test_beale_and_rosenbrock_at_known_points():
+    assert curves.beale(jnp.array([0.0, 0.0])) == pytest.approx(1.5**2 + 2.25**2 + 2.625**2)
+    assert curves.beale(jnp.array([1.0, 2.0])) == pytest.approx(2.5**2 + 5.25**2 + 9.625**2)
+    assert curves.rosenbrock(jnp.array([-1.0, 2.0])) == pytest.approx(4 + 100)
+
+
+def plain_cross_entropy(scores, labels):
+    e = np.exp(scores - scores.max(1, keepdims=True))
+    return -np.mean(np.log(e / e.sum(1, keepdims=True))[np.arange(len(labels)), labels])
+
+
+def test_a_network_against_numpy():
+    rng = np.random.default_rng(0)
+    model = network.network((4, 6, 5, 3), l2=0.1)
+    params = model.init(KEY)
+    x, y = rng.normal(size=(7, 2, 2, 1)).astype(np.float32), rng.integers(0, 3, 7)
+    h, penalty = x.reshape(7, 4).astype(np.float64), 0.0
+    for i, layer in enumerate(params):
+        w, b = (np.asarray(layer[n], np.float64) for n in ("w", "b"))
+        h = h @ w + b
+        h = np.maximum(h, 0) if i < 2 else h
+        penalty += 0.05 * (w**2).sum()
+    expected = plain_cross_entropy(h, y)
+    assert model.loss(params, x, y) == pytest.approx(expected + penalty, rel=1e-5)
+    measured = model.metrics(params, x, y)
+    assert measured["loss"] == pytest.approx(expected, rel=1e-5)
+    assert measured["accuracy"] == pytest.approx(np.mean(h.argmax(1) == y))
+
+
+def test_he_initialisation():
+    layer = network.dense(KEY, 400, 300)
+    assert np.std(layer["w"]) == pytest.approx((2 / 400) ** 0.5, rel=0.02)
+    assert not layer["b"].any()
+
+
+def test_dropout_keeps_the_mean_and_only_acts_with_a_key():
+    x = jnp.ones((200, 200))
+    y = classification.dropout(x, 0.25, KEY)
+    assert set(np.unique(y)) == {0, np.float32(1 / 0.75)}
+    assert np.mean(y) == pytest.approx(1, abs=0.01)
+    assert classification.dropout(x, 0.25, None) is x
+    model = network.network((4, 50, 3), drop_inputs=0.2, drop_hidden=0.5)
+    params, x = model.init(KEY), jnp.ones((2, 4))
+    one, two = (model.scores(params, x, jax.random.key(i)) for i in (1, 2))
+    assert not np.allclose(one, two)
+    assert np.array_equal(model.scores(params, x, None), model.scores(params, x, None))
+
+
+@pytest.mark.parametrize("size", [8, 7])
+def test_windows_are_convolution_and_pooling(size):
+    x = jax.random.normal(KEY, (2, size, size, 3))
+    w = jax.random.normal(jax.random.key(1), (5, 5, 3, 4))
+    ours = jnp.einsum("nhwkc,kcd->nhwd", convnet.windows(x, 5, 1), w.reshape(25, 3, 4))
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    theirs = jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=dimensions)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    pooled = jnp.max(convnet.windows(jax.nn.relu(x), 3, 2), axis=3)
+    assert pooled.shape == (2, (size + 1) // 2, (size + 1) // 2, 3)
+    plain = np.pad(np.maximum(x, 0), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    for i, j in np.ndindex(pooled.shape[1:3]):
+        around = plain[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+        np.testing.assert_array_equal(pooled[:, i, j], around.max((1, 2)))
+
+
+def test_the_convolutional_network_of_the_paper():
+    model = convnet.convnet((32, 32, 3), 10)
+    shapes = jax.tree.map(lambda x: x.shape, jax.eval_shape(model.init, KEY))
+    stages = [s["w"] for s in shapes["stages"]]
+    assert stages == [(25, 3, 64), (25, 64, 64), (25, 64, 128)]
+    assert shapes["hidden"]["w"] == (4 * 4 * 128, 1000)
+    small = convnet.convnet((8, 8, 1), 10, (2, 3), 5, 0.2, 0.5)
+    x = jnp.ones((2, 8, 8, 1))
+    assert small.scores(small.init(KEY), x, KEY).shape == (2, 10)
+
+
+def test_the_autoencoder_against_numpy():
+    model = autoencoder.autoencoder(6, hidden=5, latent=3)
+    params = model.init(KEY)
+    x = np.random.default_rng(0).uniform(size=(4, 6)).astype(np.float32)
+    noise = np.asarray(jax.random.normal(jax.random.key(7), (4, 3)), np.float64)
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+
+    def layer(name, h):
+        return h @ p[name]["w"] + p[name]["b"]
+
+    def softplus(a):
+        return np.log1p(np.exp(a))
+
+    code = layer("posterior", softplus(layer("encode", x)))
+    mu, var = code[:, :3], np.exp(code[:, 3:])
+    q = 1 / (1 + np.exp(-layer("pixels", softplus(layer("decode", mu + np.sqrt(var) * noise)))))
+    likelihood = (x * np.log(q) + (1 - x) * np.log(1 - q)).sum(1)
+    kl = 0.5 * (var + mu**2 - 1 - np.log(var)).sum(1)
+    expected = np.mean(kl - likelihood)
+    assert model.loss(params, x, jax.random.key(7)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_regret_against_the_best_point_found_by_search():
+    x, y = map(np.asarray, online.stream(KEY, 40, 2))
+    paid = np.abs(np.random.default_rng(0).normal(size=40))
+    found = online.regret(paid, x, y, np.array([20, 40]))
+    side = np.linspace(-1.5, 1.5, 301)
+    thetas = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
+    for at, r in zip((20, 40), found, strict=True):
+        best = (0.5 * (thetas @ x[:at].T - y[:at]) ** 2).sum(1).min()
+        assert r == pytest.approx(paid[:at].sum() - best, abs=1e-3)
+        assert r >= paid[:at].sum() - best
+
+
+# ---- sentences -----------------------------------------------------------------------------------
+
+SENTENCES = [
+    "chain(scale_by_moments(0.9, None), scale_by_lr(0.1))",
+    "fx.adam(0.001, b1=0.5)",
+    "adamw(warmup_cosine_decay_schedule(0.0, 0.1, 10, 100), weight_decay=1e-4, mask=ndim_at_least(2))",
+    "masked(sgd(0.1), ~path_matches('*/b') & ndim_at_least(2))",
+    "partition({'a': sgd(1.0)}, {'a': path_matches('*')})",
+    "scale_by_moments(ema(0.9), yogi_ema(0.99))",
+    "chain()",
+]
+
+
+@pytest.mark.parametrize("text", SENTENCES)
+def test_sentences_are_read_as_python_would_read_them(text):
+    tx = language.parse(text)
+    assert tx == eval(text, {**vars(fx), "fx": fx})
+    assert language.parse(repr(tx)) == tx
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("__import__('os').system('true')", "only adamfx's names can be called"),
+        ("__import__('os')", "no optimizer, block or schedule '__import__'"),
+        ("adam(save('x', 1))", "no optimizer, block or schedule 'save'"),
+        ("adm(1.0)", "did you mean adam"),
+        ("adam", "call it: adam"),
+        ("adam(1.0).init", "only adamfx's names|allowed are"),
+        ("adam(lambda x: x)", r"character 6, 'lambda x: x': allowed are"),
+        ("adam([x for x in (1,)])", "allowed are"),
+        ("adam(*[1])", "allowed are"),
+        ("adam(**{})", "write the arguments out"),
+        ("sgd(1 + 1)", "allowed are"),
+        ("sgd(9 ** 9 ** 9)", "allowed are"),
+        ("sgd(-'a')", "- is for numbers"),
+        ("sgd(~1)", "for predicates"),
+        ("sgd(0.1, rate=3)", "unexpected keyword argument 'rate'"),
+        ("adam(-1.0)", "learning_rate must be finite and >= 0"),
+        ("ema(0.9)", "is Estimator, not an optimizer"),
+        ("3", "is 3, not an optimizer"),
+        ("adam(0.1", "cannot be read"),
+        ("", "cannot be read"),
+        ("sgd(" * 3000 + ")" * 3000, "cannot be read|nested too deep"),
+    ],
+)
+def test_anything_else_is_an_error_with_its_place(text, words):
+    with pytest.raises(language.SentenceError, match=words):
+        language.parse(text)
+
+
+def test_what_a_sentence_may_call_makes_values_only():
+    from adamfx.values import Value
+
+    known = language.vocabulary()
+    assert {"adam", "chain", "ema", "ndim_at_least", "inverse_sqrt_schedule"} <= set(known)
+    assert not {"save", "load", "fit", "set_hyperparams", "block", "schedule"} & set(known)
+    assert isinstance(known["adam"](1.0), Value)
+
+
+# ---- the runner ----------------------------------------------------------------------------------
+
+
+def quadratic():
+    """A problem of which every step can be followed by hand."""
+
+    def loss(p, data, t, key):
+        return jnp.sum(data * p**2) / 2 + p[0] * jax.random.normal(key) + 0.01 * t * p[1]
+
+    return runner.Problem(
+        jnp.array([1.0, 3.0]),
+        lambda key: jax.random.normal(key, (2,)),
+        loss,
+        lambda p, state, data: {"p": p[0], "count": state["count"]},
+    )
+
+
+def by_hand(tx, seed, steps, every):
+    problem, key = quadratic(), jax.random.key(seed)
+    p = problem.init(jax.random.fold_in(key, 0))
+    state, losses, found = tx.init(p), [], []
+    for t in range(steps):
+        f = jax.value_and_grad(problem.loss)
+        value, g = f(p, problem.data, t, jax.random.fold_in(key, t + 1))
+        p, state = tx.step(g, state, p)
+        losses.append(float(value))
+        if (t + 1) % every == 0:
+            found.append((np.mean(losses), float(p[0]), int(state["count"])))
+            losses = []
+    return np.array(found).T
+
+
+@pytest.mark.parametrize("together", [64, 4, 1])
+def test_runs_are_those_of_a_plain_loop(together):
+    axes = {"learning_rate": [0.01, 0.1], "b1": [0.0, 0.9]}
+    tx = fx.adam(fx.inverse_sqrt_schedule(1.0))
+    study = runner.Study("p", quadratic(), {"Adam": tx}, 110, 1, axes, 3, together)
+    records = list(runner.run(study))
+    assert len(records) == 12
+    seen = set()
+    for r in records:
+        a, b1 = r["point"].values()
+        tx = fx.adam(fx.inverse_sqrt_schedule(a), b1=b1)
+        assert r["sentence"] == repr(tx)
+        loss, p, count = by_hand(tx, r["seed"], 110, 1)
+        np.testing.assert_allclose(r["loss"], loss, rtol=2e-4, atol=1e-4)
+        np.testing.assert_allclose(r["p"], p, rtol=2e-4, atol=1e-4)
+        np.testing.assert_array_equal(r["count"], count)
+        assert r["step"] == list(range(1, 111))
+        seen.add((a, b1, r["seed"]))
+    assert len(seen) == 12
+
+
+def test_measurements_are_means_over_the_steps_between():
+    study = runner.Study("p", quadratic(), {"SGD": fx.sgd(0.1)}, 23, 5)
+    (r,) = runner.run(study)
+    loss, p, _ = by_hand(fx.sgd(0.1), 0, 20, 5)
+    assert r["step"] == [5, 10, 15, 20]
+    np.testing.assert_allclose(r["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(r["p"], p, rtol=1e-5)
+
+
+def test_one_program_for_each_composition_and_progress_to_the_end():
+    traced, done = [], []
+    problem = quadratic()
+
+    def loss(*args):
+        traced.append(args)
+        return problem.loss(*args)
+
+    compositions = {"Adam": fx.adam(0.1), "SGD": fx.sgd(0.1)}
+    axes = {"learning_rate": [0.1, 0.2, 0.3]}
+    study = runner.Study("p", problem._replace(loss=loss), compositions, 120, 1, axes, 2, 4)
+    list(runner.run(study, lambda text, n: done.append((text, n))))
+    assert len(traced) == 2
+    assert sum(n for _, n in done) == runner.measurements(study) == 2 * 6 * 120
+    assert {text for text, _ in done} == {"p Adam", "p SGD"}
+
+
+def test_float64_is_what_is_asked_for_and_gone_afterwards():
+    study = runner.Study("p", quadratic(), {"SGD": fx.sgd(0.1)}, 3, float64=True)
+    (r,) = runner.run(study._replace(problem=study.problem._replace(init=lambda key: jnp.ones(2))))
+    assert r["p"].dtype == np.float64
+    assert not jax.config.jax_enable_x64
+
+
+# ---- results -------------------------------------------------------------------------------------
+
+HEADER = {"experiment": "x", "title": "a title", "data": "some data", "quick": True, "versions": {}}
+
+
+def test_results_are_written_whole_and_read_back(tmp_path):
+    path = tmp_path / "x.jsonl"
+    records = [
+        {"part": "p", "name": "n", "point": {"a": 1}, "seed": 0, "x": np.array([1.5, np.nan])}
+    ]
+    results.save(path, HEADER, records)
+    assert all(isinstance(json.loads(line), dict) for line in path.read_text().splitlines())
+    header, read = results.load(path)
+    assert header == {"schema": 1, **HEADER}
+    np.testing.assert_array_equal(read[0]["x"], [1.5, np.nan])
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        results.save(path, HEADER, [{"x": object()}])
+    assert path.read_bytes() == before
+    assert [x.name for x in tmp_path.iterdir()] == ["x.jsonl"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"schema": 2}', '{"schema": 1}\n{"part":'])
+def test_what_is_no_results_file_says_so(tmp_path, text):
+    path = tmp_path / "x.jsonl"
+    path.write_text(text)
+    with pytest.raises(results.ResultsError, match=r"x\.jsonl.*run the experiment again"):
+        results.load(path)
+    with pytest.raises(results.ResultsError, match="run the experiment first"):
+        results.load(tmp_path / "y.jsonl")
+
+
+def test_questions():
+    def record(name, rate, seed, end):
+        curve = np.array([9.0] * 5 + [end])
+        point = {"learning_rate": rate}
+        sentence = f"{name}({rate})"
+        return {
+            "part": "p",
+            "name": name,
+            "sentence": sentence,
+            "point": point,
+            "seed": seed,
+            "c": curve,
+        }
+
+    records = [record("a", 1, 0, 1.0), record("a", 1, 1, 3.0), record("a", 2, 0, np.nan)]
+    records += [record("b", 1, 0, 5.0), record("b", 2, 0, 4.0)]
+    best = results.at_best(records, "c")
+    assert {name: runs[0]["sentence"] for name, runs in best.items()} == {"a": "a(1)", "b": "b(2)"}
+    np.testing.assert_array_equal(results.final(best["a"], "c"), [1, 3])
+    mean, std = results.mean_and_std(best["a"], "c")
+    assert (mean[-1], std[-1]) == (2, pytest.approx(2**0.5))
+    text = results.table(records, "c")
+    assert "1 of 2 points diverged" in text
+    assert "a(1)" in text
+
+
+# ---- the command line ----------------------------------------------------------------------------
+
+
+def call(tmp_path, *args):
+    return program.main([*args, "--out", str(tmp_path)])
+
+
+def test_list_names_every_experiment(capsys):
+    assert program.main(["list"]) == 0
+    assert capsys.readouterr().out.count("\n") == len(program.EXPERIMENTS) == 17
+
+
+def test_run_with_sentences_of_ones_own_and_plot_again(tmp_path, capsys):
+    text = "chain(scale_by_moments(0.9, None), scale_by_lr(0.1))"
+    assert (
+        call(
+            tmp_path, "run", "noise", "--optimizer", text, "--optimizer", "sgd(0.2)", "--seeds", "3"
+        )
+        == 0
+    )
+    header, records = results.load(tmp_path / "noise.jsonl")
+    assert {r["name"] for r in records} == {text, "scale_by_lr(0.2)"}
+    assert {r["seed"] for r in records} == {0, 1, 2}
+    assert header["experiment"] == "noise"
+    assert text in capsys.readouterr().out
+    picture = (tmp_path / "noise.png").read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    assert b"<svg" in (tmp_path / "noise.svg").read_bytes()
+    (tmp_path / "noise.png").unlink()
+    assert call(tmp_path, "plot", "noise") == 0
+    assert (tmp_path / "noise.png").read_bytes() == picture
+
+
+def test_the_same_seeds_give_the_same_file(tmp_path):
+    for name in ("a", "b"):
+        assert call(tmp_path / name, "run", "noise", "digits", "--quick", "--seeds", "1") == 0
+    for file in ("noise.jsonl", "digits.jsonl"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["run", "nothing"], "invalid choice: 'nothing'"),
+        (["run", "noise", "--optimizer", "adm(1.0)"], "did you mean adam"),
+        (["run", "noise", "--seeds", "0"], "at least 1, got '0'"),
+        ([], "COMMAND"),
+    ],
+)
+def test_bad_arguments_end_with_a_message(args, words, capsys):
+    with pytest.raises(SystemExit) as info:
+        program.main(args)
+    assert info.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_missing_data_and_results_end_with_a_message(tmp_path, capsys):
+    assert call(tmp_path, "run", "logistic", "--data-dir", str(tmp_path / "nowhere")) == 1
+    err = capsys.readouterr().err
+    assert "train-images-idx3-ubyte" in err
+    assert call(tmp_path, "plot", "logistic") == 1
+    assert "run the experiment first" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_is_complete(tmp_path, monkeypatch, capsys):
+    def problem_with_ctrl_c(problem):
+        pressed = []
+
+        def measure(*args):
+            if pressed:
+                signal.raise_signal(signal.SIGINT)  # while the second composition is traced
+            pressed.append(1)
+            return problem.measure(*args)
+
+        return problem._replace(measure=measure)
+
+    study = runner.Study(
+        "p", problem_with_ctrl_c(quadratic()), {"a": fx.sgd(0.1), "b": fx.adam(0.1)}, 60
+    )
+    experiment = runner.Experiment(
+        "t", lambda options: ("d", [study]), lessons.EXPERIMENTS["noise"].draw
+    )
+    monkeypatch.setitem(
+        program.EXPERIMENTS, "noise", experiment._replace(draw=lambda h, r: Blank())
+    )
+    handler = signal.getsignal(signal.SIGINT)
+    assert call(tmp_path, "run", "noise") == 130
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert "stopped in noise" in capsys.readouterr().err
+    _, records = results.load(tmp_path / "noise.jsonl")
+    assert [r["name"] for r in records] == ["a"]
+
+
+class Blank:
+    """In place of a figure."""
+
+    def savefig(self, path, format, dpi):
+        path.write_bytes(b"")
