@@ -1,6 +1,8 @@
-# make demo    train a classifier with seven optimizers: a table and a picture in out/
-# make test    all tests         make test-fast   without the slow group
-# make check   format, lint, types, and the contents of the built wheel
+# make demo         seven optimizers on handwritten digits: a table, and a picture in out/
+# make experiments  all experiments of the Adam paper in their quick form, into out/quick
+# make notebooks    run all notebooks again, in place
+# make test         all tests; make test-fast without the slow group
+# make check        format, lint, types, and the contents of the built wheel
 # Each sets up .venv by itself. It needs python3 (3.11 or newer) and a package index.
 # Add packages to the test environment with EXTRA, e.g. make test EXTRA=torch.
 
@@ -11,10 +13,16 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?=
 PYTEST := $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-fast check format mutants clean
+.PHONY: demo experiments notebooks test test-fast check format clean
 
 demo: $(VENV)/.demo
-	$(BIN)/python -m adamfx.experiments.digits --out out/digits
+	$(BIN)/python -m adamfx.experiments run digits
+
+experiments: $(VENV)/.demo
+	$(BIN)/python -m adamfx.experiments all --quick --out out/quick
+
+notebooks: $(VENV)/.notebooks
+	$(BIN)/python notebooks/execute.py
 
 test: $(VENV)/.test
 	$(if $(EXTRA),$(BIN)/python -m pip install -q $(EXTRA))
@@ -46,12 +54,16 @@ $(VENV)/.demo: $(VENV)/.venv pyproject.toml
 	$(INSTALL) -e '.[experiments]'
 	touch $@
 
+$(VENV)/.notebooks: $(VENV)/.venv pyproject.toml
+	$(INSTALL) -e '.[notebooks]'
+	touch $@
+
 $(VENV)/.test: $(VENV)/.venv pyproject.toml
-	$(INSTALL) -e '.[experiments,test]'
+	$(INSTALL) -e '.[notebooks,test]'
 	touch $@
 
 $(VENV)/.check: $(VENV)/.test
-	$(INSTALL) -e '.[experiments,test,check]'
+	$(INSTALL) -e '.[notebooks,test,check]'
 	touch $@
 
 clean:

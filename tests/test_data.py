@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from adamfx.experiments import data, digits
+from adamfx.experiments import data
 
 TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = data.MNIST_FILES
 
@@ -279,16 +279,25 @@ def test_missing_cifar10(tmp_path):
 
 
 def test_digits():
+    from sklearn.datasets import load_digits
+
     found = data.digits()
-    assert found.name == digits.DATA
+    assert found.name == "scikit-learn digits, 1,797 images of 8x8"
     assert found.labels == tuple("0123456789")
-    for (x, y), (same_x, one_hot) in zip(
-        (found.train, found.test), digits.load_data(), strict=True
-    ):
+    pixels, labels = load_digits(return_X_y=True)
+    of = {row.tobytes(): label for row, label in zip(pixels, labels, strict=True)}
+    seen = set()
+    for x, y in (found.train, found.test):
         assert x.shape[1:] == (8, 8, 1)
         assert (x.dtype, y.dtype) == (np.float32, np.int32)
-        np.testing.assert_array_equal(x.reshape(len(x), 64), same_x)
-        np.testing.assert_array_equal(y, np.argmax(one_hot, axis=1))
+        rows = [np.float64(16 * image).tobytes() for image in x.reshape(len(x), 64)]
+        assert [of[row] for row in rows] == y.tolist()
+        assert not seen & set(rows)
+        seen |= set(rows)
+    assert len(seen) == len(of)
+    shares = [np.bincount(y) / len(y) for _, y in (found.train, found.test)]
+    np.testing.assert_allclose(*shares, atol=0.005)
+    assert len(found.test[0]) == 360
 
 
 def correlated_images(n, seed):

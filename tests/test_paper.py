@@ -100,7 +100,9 @@ def test_the_lessons_answer_is_not_one_number(quick):
 def test_claim_1_the_moving_average_is_too_small_by_its_mass(quick):
     runs = quick("averages")["mean of the gradients"]
     for b in (0.9, 0.98):
-        raw, corrected = (np.diff(runs[n][0]["x"], prepend=0) for n in (f"b = {b}", f"b = {b}, corrected"))
+        raw, corrected = (
+            np.diff(runs[n][0]["x"], prepend=0) for n in (f"b = {b}", f"b = {b}, corrected")
+        )
         t = np.arange(1, 201)
         np.testing.assert_allclose(raw, corrected * (1 - b**t), rtol=1e-4, atol=1e-4)
         assert raw[0] < 0.2 * corrected[0]
@@ -112,7 +114,9 @@ def test_claim_1_without_correction_early_steps_are_far_too_large():
     p, g = np.zeros(1, np.float32), np.ones(1, np.float32)
     for b2 in (0.99, 0.999, 0.9999):
         raw = fx.chain(fx.scale_by_moments(0.0, b2), fx.scale_by_lr(1.0))
-        first = [abs(tx.update(g, tx.init(p), p)[0][0]) for tx in (raw, fx.adam(1.0, b1=0.0, b2=b2))]
+        first = [
+            abs(tx.update(g, tx.init(p), p)[0][0]) for tx in (raw, fx.adam(1.0, b1=0.0, b2=b2))
+        ]
         np.testing.assert_allclose(first, [(1 - b2) ** -0.5, 1], rtol=1e-3)
 
 
@@ -166,7 +170,8 @@ def test_claim_5_adaptive_steps_suit_sparse_gradients(quick):
 def test_claim_5_adagrad_dies_where_rmsprop_and_adam_follow(quick):
     (runs,) = quick("drifting").values()
     late = {
-        name: np.array([np.abs(r["x"] - r["target"])[-60:].mean() for r in rs]) for name, rs in runs.items()
+        name: np.array([np.abs(r["x"] - r["target"])[-60:].mean() for r in rs])
+        for name, rs in runs.items()
     }
     for name in ("RMSProp", "Adam"):
         assert late[name].max() < 0.6 * late["AdaGrad"].min()
@@ -203,9 +208,91 @@ def test_noise_leaves_the_local_minimum(quick):
 
 def test_momentum_overshoots_and_nesterov_less(quick):
     runs = quick("surfaces")["ill-conditioned"]
-    by_rate = {n: {r["point"]["learning_rate"]: r for r in runs[n]} for n in ("SGD", "Momentum", "Nesterov")}
-    past = {n: by_rate[n][0.01]["x"].max() for n in by_rate}  # the minimum is at x = 0, from the left
+    by_rate = {
+        n: {r["point"]["learning_rate"]: r for r in runs[n]}
+        for n in ("SGD", "Momentum", "Nesterov")
+    }
+    past = {
+        n: by_rate[n][0.01]["x"].max() for n in by_rate
+    }  # the minimum is at x = 0, from the left
     assert past["SGD"] <= 0
     assert past["Momentum"] > 1.2 * past["Nesterov"] > 0
     swing = {n: np.abs(by_rate[n][0.01]["y"][5:]).max() for n in by_rate}  # across the valley
     assert swing["Momentum"] > 5 * swing["Nesterov"]
+
+
+# ---- section 6, on small real data ---------------------------------------------------------------
+
+
+def ends(runs, column="train_loss"):
+    """The final loss of five seeds by composition, each at its best rate."""
+    best = results.at_best([r for rs in runs.values() for r in rs], column)
+    found = {name: results.final(rs, column) for name, rs in best.items()}
+    assert {len(x) for x in found.values()} == {5}
+    return {name: x.mean() for name, x in found.items()}
+
+
+@slow
+def test_6_1_logistic_regression(quick):
+    """Adam is ahead. That AdaGrad is last is not seen on 1,437 images: it is level with Nesterov."""
+    loss = ends(*quick("logistic").values())
+    assert loss["Adam"] < 0.9 * min(loss["SGDNesterov"], loss["AdaGrad"])
+    assert 0.7 < loss["AdaGrad"] / loss["SGDNesterov"] < 1.2
+
+
+@slow
+def test_6_1_bags_of_words(quick):
+    """Adam and RMSProp are ahead. That AdaGrad beats Nesterov is not seen at the best rate of each."""
+    loss = ends(*quick("words").values())
+    for name in ("Adam", "RMSProp"):
+        assert loss[name] < 0.8 * min(loss["AdaGrad"], loss["SGDNesterov"])
+    assert 0.8 < loss["AdaGrad"] / loss["SGDNesterov"] < 1.3
+
+
+@slow
+def test_6_2_multilayer_network(quick):
+    """Adam is ahead of all; with dropout RMSProp comes near."""
+    parts = quick("network")
+    loss = ends(parts["without dropout"])
+    assert loss["Adam"] < 0.6 * min(x for name, x in loss.items() if name != "Adam")
+    loss = ends(parts["with dropout"])
+    assert loss["Adam"] < 0.95 * loss["SGDNesterov"]
+    assert loss["Adam"] < 0.8 * min(loss["AdaGrad"], loss["AdaDelta"])
+    assert 0.85 < loss["RMSProp"] / loss["Adam"] < 1.2
+
+
+@slow
+def test_6_3_convolutional_network(quick):
+    """Adam and Nesterov leave AdaGrad behind; with dropout, in this short run, only Adam does."""
+    parts = quick("convnet")
+    loss = ends(parts["without dropout"])
+    assert max(loss["Adam"], loss["SGDNesterov"]) < 0.75 * loss["AdaGrad"]
+    loss = ends(parts["with dropout"])
+    assert loss["Adam"] < 0.8 * min(loss["AdaGrad"], loss["SGDNesterov"])
+
+
+@slow
+def test_6_4_bias_correction(quick):
+    """Without it, large b2 diverges at rates where the corrected runs are best; with it never worse."""
+    (runs,) = quick("autoencoder").values()
+    grid = {
+        name: {
+            point: np.array([r["train_loss"][-1] for r in rs])
+            for point, rs in results.group(of, "b1", "b2", "learning_rate").items()
+        }
+        for name, of in runs.items()
+    }
+    with_it, without = grid["corrected"], grid["not corrected"]
+    assert {len(x) for x in with_it.values()} == {5}
+    for b1 in (0.0, 0.9):
+        assert not (without[b1, 0.9999, 0.01] < 100).any()  # nan, or on the way there
+        assert (with_it[b1, 0.9999, 0.01] < 26).all()
+        assert (without[b1, 0.99, 0.01] < 32).all()  # small b2 does not need it
+        for b2 in (0.99, 0.999, 0.9999):
+            best = [
+                min(np.nan_to_num(x, nan=np.inf).mean() for p, x in g.items() if p[:2] == (b1, b2))
+                for g in (with_it, without)
+            ]
+            assert best[0] < 1.01 * best[1]
+    diverged = [sum(np.isnan(x).any() for x in g.values()) for g in (with_it, without)]
+    assert diverged[0] <= 1 < 6 < diverged[1]

@@ -134,12 +134,7 @@ def bias_correction(header: Record, records: list[Record]) -> Any:
             rates = np.array(list(by_rate), float)
             ends = np.array([[r["train_loss"][column] for r in rs] for rs in by_rate.values()])
             mean = ends.mean(1)
-            ax.plot(
-                rates,
-                mean,
-                label=label(name, runs[0]["sentence"].split("scale_by_lr")[0]),
-                **look[name],
-            )
+            ax.plot(rates, mean, **look[name])
             gone = rates[~np.isfinite(mean)]
             ax.plot(
                 gone, np.full_like(gone, 0.95), "x", color=look[name]["color"], transform=_top(ax)
@@ -168,7 +163,9 @@ def legend_of_names(fig: Any, look: dict) -> None:
         "corrected": "chain(scale_by_moments(b1, b2), bias_correct(), scale_by_lr(...))",
         "not corrected": "chain(scale_by_moments(b1, b2), scale_by_lr(...))",
     }
-    handles = [Line2D([], [], **look[n], label=label(n, sentences.get(n, n))) for n in look]
+    handles = [
+        Line2D([], [], **look[n], label=label(n, sentences.get(str(n), str(n)))) for n in look
+    ]
     fig.legend(
         handles=handles,
         loc="outside lower center",
@@ -223,8 +220,8 @@ def animation(record: Record, every: int = 1) -> Any:
     way = np.concatenate([[-8.0], record["x"]])[::every]
     (trail,) = ax.plot([], [], color="#56b4e9", linewidth=0.8)
     (point,) = ax.plot([], [], "o", color="black")
-    ax.set(xlabel="x", ylabel="L(x)", title=record["sentence"])
-    ax.title.set_size(7)
+    ax.set(xlabel="x", ylabel="L(x)")
+    ax.set_title(record["sentence"], size=7)
 
     def draw(i):
         trail.set_data(way[: i + 1], curves.quartic(way[: i + 1]))

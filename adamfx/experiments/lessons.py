@@ -319,8 +319,8 @@ def regrets(record: Record, points: int = 60) -> tuple[np.ndarray, np.ndarray]:
     """(T, R(T)) at about `points` times, spread evenly over the logarithm."""
     steps = len(record["loss"])
     at = np.unique(np.geomspace(20, steps, points).astype(int))
-    stream = online.stream(jax.random.key(0), steps)
-    return at, online.regret(record["loss"], *map(np.asarray, stream), at)
+    x, y = map(np.asarray, online.stream(jax.random.key(0), steps))
+    return at, online.regret(record["loss"], x, y, at)
 
 
 def draw_regret(header: Record, records: list[Record]) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 
@@ -156,8 +157,8 @@ def _program(study: Study) -> Callable:
 
         def measure(carry, start):
             carry, losses = jax.lax.scan(step, carry, start + jnp.arange(study.every))
-            values = {"loss": jnp.mean(losses), **problem.measure(*carry, data)}
-            return carry, values
+            params, state = carry
+            return carry, {"loss": jnp.mean(losses), **problem.measure(params, state, data)}
 
         return jax.lax.scan(measure, (params, state), starts)
 
@@ -202,6 +203,4 @@ def _float64() -> Any:
     """64-bit numbers inside, whatever the process has chosen; the name moved in JAX 0.8."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    from jax.experimental import enable_x64
-
-    return enable_x64()
+    return getattr(jax.experimental, "enable_x64")()  # noqa: B009  # unknown to today's types

@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
+Array = Any  # of JAX or NumPy
 
 
-def quartic(x: jax.Array) -> jax.Array:
+def quartic(x: Array) -> Array:
     """(x - 9) x (x + 1) (x + 6) / 200 + 4: a local minimum at -3.99, the global one at 6.04."""
     return (x - 9) * x * (x + 1) * (x + 6) / 200 + 4
 
 
-def beale(p: jax.Array) -> jax.Array:
+def beale(p: Array) -> Array:
     """Beale's function: steep walls around a long flat valley; 0 at (3, 0.5)."""
     x, y = p
     return (1.5 - x + x * y) ** 2 + (2.25 - x + x * y**2) ** 2 + (2.625 - x + x * y**3) ** 2
 
 
-def rosenbrock(p: jax.Array) -> jax.Array:
+def rosenbrock(p: Array) -> Array:
     """(1 - x)^2 + 100 (y - x^2)^2: a bent narrow valley; 0 at (1, 1)."""
     x, y = p
     return (1 - x) ** 2 + 100 * (y - x**2) ** 2
 
 
-def saddle(p: jax.Array) -> jax.Array:
+def saddle(p: Array) -> Array:
     """(y^2 - 1)^2 / 4 + x^2 / 2: flat along y at the saddle (0, 0); 0 at (0, -1) and (0, 1)."""
     x, y = p
     return (y**2 - 1) ** 2 / 4 + x**2 / 2
 
 
-def ill_conditioned(p: jax.Array) -> jax.Array:
+def ill_conditioned(p: Array) -> Array:
     """(x^2 + 50 y^2) / 2: curvatures 1 and 50; 0 at (0, 0)."""
     x, y = p
     return (x**2 + 50 * y**2) / 2
@@ -40,7 +40,7 @@ def ill_conditioned(p: jax.Array) -> jax.Array:
 class Surface(NamedTuple):
     """A function of two numbers, where to begin, where it is least, and what to look at."""
 
-    function: Callable[[jax.Array], jax.Array]
+    function: Callable[[Array], Array]
     start: tuple[float, float]
     minima: tuple[tuple[float, float], ...]
     view: tuple[float, float, float, float]  # x from, to, y from, to

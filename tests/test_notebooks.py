@@ -1,0 +1,48 @@
+"""The notebooks run from clean in under three minutes, and the committed outputs show their pictures."""
+
+import importlib.util
+import pathlib
+import time
+
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+
+def outputs(notebook):
+    return [o for cell in notebook.cells for o in cell.get("outputs", ())]
+
+
+def pictures(notebook):
+    return [o for o in outputs(notebook) if "image/png" in o.get("data", {})]
+
+
+def test_there_are_seven_and_the_first_in_two_languages():
+    assert [p.name[0] for p in NOTEBOOKS] == list("11234567")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_committed_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert pictures(notebook)
+    assert not [
+        o for o in outputs(notebook) if o.output_type == "error" or o.get("name") == "stderr"
+    ]
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
+    assert path.stat().st_size < 2_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of what nbclient is made of
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_they_run_from_clean(path):
+    spec = importlib.util.spec_from_file_location("execute", path.with_name("execute.py"))
+    execute = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(execute)
+    began = time.monotonic()
+    fresh = execute.execute(path)
+    assert time.monotonic() - began < execute.LIMIT
+    assert len(pictures(fresh)) == len(pictures(nbformat.read(path, as_version=4)))
