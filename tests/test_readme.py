@@ -16,7 +16,8 @@ ROWS = re.findall(r"^\| `([a-z]+\(.*?\))` \| `(.*?)` \|$", README, re.MULTILINE)
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Flax and Equinox
 @pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))
-def test_code(code):
+def test_code(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write files
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
 
