@@ -90,6 +90,14 @@ def foreign(transformation: Any):
     tx = transformation
     is_pair = type(tx) is tuple and len(tx) == 2
     init, update = tx if is_pair else (getattr(tx, "init", None), getattr(tx, "update", None))
+    if hasattr(tx, "constructor"):
+        raise TypeError(
+            f"{tx.__name__} is a name, not yet a transformation; call it: {tx.__name__}(...)"
+        )
+    if isinstance(tx, list):
+        raise TypeError(
+            "a list is not a gradient transformation; write chain(a, b), or chain(*blocks)"
+        )
     if not (callable(init) and callable(update)):
         raise TypeError(
             f"{tx!r} is not a gradient transformation: it needs init(params) and "
@@ -163,6 +171,10 @@ def set_hyperparams(state: Any, **changes: Any) -> Any:
     and on any tree around it (an optax or Flax state). Raises KeyError for an unknown name.
     """
     known = list(hyperparams(state))
+    if changes and not known:
+        raise KeyError(
+            "set_hyperparams: nothing is live in this state; it must come from live(...).init"
+        )
     exact = {match_name(name, known, "set_hyperparams"): x for name, x in changes.items()}
 
     def change(path, old):

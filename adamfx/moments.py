@@ -24,12 +24,17 @@ Array = Any
 # ---- mass ----------------------------------------------------------------------------------------
 
 
+NO_DECAY = 1e-30  # 1 - 1e-30 is 1 in any float; its steps sum up without overflow
+
+
 def _log_decay(gain: Array) -> Array:
-    """log b from the gain 1 - b, and -1000 for b = 0, where the mass is one all the same."""
+    """log b from the gain 1 - b. For b = 0 that of NO_DECAY, with its slope: the mass is one all the same,
+    and its derivative that of b."""
     if isinstance(gain, float):
-        return math.log1p(-gain) if gain < 1 else -1000.0
+        return math.log1p(-gain) if gain < 1 else math.log(NO_DECAY)
     below = gain < 1
-    return jnp.where(below, jnp.log1p(-jnp.where(below, gain, 0)), -1000.0)
+    at_zero = math.log(NO_DECAY) + (1 - gain) / NO_DECAY
+    return jnp.where(below, jnp.log1p(-jnp.where(below, gain, 0)), at_zero)
 
 
 def _grow(log_product: Array, gain: Array) -> Array:
@@ -45,7 +50,9 @@ def _grow(log_product: Array, gain: Array) -> Array:
 
 def mass(log_product: Array) -> Array:
     """w = 1 - prod b: the sum of the weights that an average from zero has given out so far."""
-    return -jnp.expm1(log_product[0])
+    x = log_product[0]
+    # JAX takes the derivative of expm1 from its value, which near -1 has forgotten exp(x).
+    return jnp.where(x < -1, 1 - jnp.exp(x), -jnp.expm1(x))
 
 
 def rates_of(

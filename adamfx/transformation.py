@@ -240,6 +240,7 @@ def leafwise(
       needs_params: `leaf` reads `here.param`.
       mask: where the block acts: a tree of bools, or a callable of the parameters that returns one.
     """
+    checks.choice("leafwise", "moments", moments, (None, "opens", "corrects"))
     return sentence.Leafwise(
         leaf, init, shared, init_shared, moments, whole_tree, needs_params, mask
     )

@@ -288,3 +288,44 @@ def test_init_inside_shard_map():
     )
     init = jax.shard_map(tx.init, mesh=mesh, in_specs=spec("x"), out_specs=state)
     assert init(p)["scale_by_moments"].mu.shape == (4,)
+
+
+@pytest.mark.parametrize("name", ["b1", "b2"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_derivatives_at_a_decay_of_zero(name, steps, x64):
+    def moved(b):
+        tx = fx.adam(0.1, eps=1e-3, **{name: b})
+        p = jnp.asarray(1.0)
+        state = tx.init(p)
+        for t in range(steps):
+            p, state = tx.step(2 * p + t, state, p)
+        return p
+
+    tiny = 1e-6
+    difference = (moved(jnp.asarray(tiny)) - moved(jnp.asarray(0.0))) / tiny
+    slope = jax.grad(moved)(jnp.asarray(0.0))
+    np.testing.assert_allclose(slope, difference, atol=1e-4)
+
+
+def test_a_derivative_at_zero_after_many_steps_is_finite():
+    def moved(b):
+        tx = fx.adam(0.1, b1=b)
+        p = jnp.asarray(1.0)
+
+        def step(carry, g):  # never zero for long, where the root of v has no derivative
+            return tx.step(g + carry[0], carry[1], carry[0]), None
+
+        return jax.lax.scan(step, (p, tx.init(p)), jnp.sin(jnp.arange(2000.0)))[0][0]
+
+    assert jnp.isfinite(jax.grad(moved)(jnp.asarray(0.0)))
+
+
+def test_small_mistakes_have_messages():
+    with pytest.raises(TypeError, match=r"clip is a name.*call it: clip\(...\)"):
+        fx.chain(fx.adam(0.1), fx.clip)
+    with pytest.raises(TypeError, match=r"chain\(\*blocks\)"):
+        fx.chain([fx.adam(0.1)])
+    with pytest.raises(ValueError, match="moments must be one of"):
+        fx.leafwise(lambda u, here: u, moments="open")
+    with pytest.raises(KeyError, match="nothing is live"):
+        fx.set_hyperparams(fx.adam(0.1).init(ONE), learning_rate=1.0)

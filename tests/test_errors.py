@@ -149,10 +149,11 @@ CONSTRUCTION = [
         "got an unexpected keyword argument 'n'; the signature is",
     ),
     (
-        lambda: fx.chain(fx.scale),
+        lambda: fx.chain(print),
         TypeError,
         "is not a gradient transformation: it needs init(params)",
     ),
+    (lambda: fx.chain(fx.scale), TypeError, "scale is a name, not yet a transformation; call it"),
     (lambda: fx.chain(3), TypeError, "3 is not a gradient transformation"),
     (lambda: fx.named("", ADAM), ValueError, "named: the name must be a non-empty string"),
     (

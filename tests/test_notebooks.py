@@ -1,8 +1,6 @@
-"""The notebooks run from clean in under three minutes, and the committed outputs show their pictures."""
+"""The committed notebooks show their pictures; that they run from clean is what `make notebooks` is for."""
 
-import importlib.util
 import pathlib
-import time
 
 import nbformat
 import pytest
@@ -33,16 +31,3 @@ def test_committed_outputs(path):
     code = [c for c in notebook.cells if c.cell_type == "code"]
     assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
     assert path.stat().st_size < 2_000_000
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of what nbclient is made of
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_they_run_from_clean(path):
-    spec = importlib.util.spec_from_file_location("execute", path.with_name("execute.py"))
-    execute = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(execute)
-    began = time.monotonic()
-    fresh = execute.execute(path)
-    assert time.monotonic() - began < execute.LIMIT
-    assert len(pictures(fresh)) == len(pictures(nbformat.read(path, as_version=4)))

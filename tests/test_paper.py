@@ -14,6 +14,7 @@ import pytest
 import adamfx as fx
 from adamfx.experiments import __main__ as program
 from adamfx.experiments import lessons, results
+from adamfx.experiments.problems import curves
 
 slow = pytest.mark.slow
 
@@ -75,8 +76,8 @@ def test_the_lessons_questions_for_every_step_size(quick, b2):
         tolerance = 1e-7 if b2 == 0.999 else 1e-3
         np.testing.assert_allclose(r["x"][:30], way[:30], rtol=1e-7, atol=1e-7)
         np.testing.assert_allclose(r["x"], way, rtol=tolerance, atol=tolerance)
-        assert answers[alpha]["arrives"] == (way[-1] > -0.5)
-        assert answers[alpha]["overshoots"] == (way.max() > 6.0438)
+        assert answers[alpha]["arrives"] == (way[-1] > curves.RIDGE)
+        assert answers[alpha]["overshoots"] == (way.max() > curves.GLOBAL)
 
 
 def test_the_lessons_answer_is_not_one_number(quick):

@@ -54,7 +54,7 @@ def legend(fig: Any, axes: Any, columns: int = 1) -> None:
 
 def label(name: str, sentence: str) -> str:
     """A name and its sentence; the sentence alone where it is the name."""
-    return "\n".join(textwrap.wrap(sentence if name == sentence else f"{name:<12} {sentence}", 110))
+    return "\n".join(textwrap.wrap(sentence if name == sentence else f"{name:<20} {sentence}", 110))
 
 
 def band(ax: Any, records: list[Record], column: str, **look: Any) -> None:
@@ -177,8 +177,11 @@ def legend_of_names(fig: Any, look: dict) -> None:
 # ---- one and two numbers -------------------------------------------------------------------------
 
 
-def quartic(header: Record, records: list[Record]) -> Any:
-    """The lesson: trajectories on the curve, and where each step size ends and how far it gets."""
+def quartic(header: Record, records: list[Record], notes: dict[str, str] | None = None) -> Any:
+    """The lesson: trajectories on the curve, and where each step size ends and how far it gets.
+
+    `notes` are written over the panels of the step sizes, by part.
+    """
     parts = results.group(records, "part")
     fig, axes = figure(header, len(parts), 2)
     x = np.linspace(-8.5, 10.5, 400)
@@ -200,8 +203,10 @@ def quartic(header: Record, records: list[Record]) -> Any:
             color="#0072b2",
             label="largest x on the way",
         )
-        right.axhline(6.04, color="grey", linestyle=":", label="global minimum, 6.04")
-        right.set(title="every step size", xlabel="learning rate", ylabel="x", ylim=(-9, 16))
+        right.axhline(curves.GLOBAL, color="grey", linestyle=":", label="global minimum")
+        right.set(xlabel="learning rate", ylabel="x", ylim=(-9, 16))
+        lines = (notes or {}).get(part, "every step size").splitlines()
+        right.set_title("\n".join(textwrap.fill(line, 90) for line in lines), size=7)
         for ax in (left, right):
             ax.grid(alpha=0.3)
     legend(fig, axes)

@@ -102,9 +102,11 @@ def _function(node: ast.expr, text: str) -> Callable:
             if name in known:
                 return known[name]
             near = difflib.get_close_matches(name, known, 3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
+            hint = f"did you mean {' or '.join(near)}?" if near else "see help(adamfx)"
             raise _error(node, text, f"adamfx has no optimizer, block or schedule {name!r}; {hint}")
-    raise _error(node, text, "only adamfx's names can be called")
+    raise _error(
+        node, text, "only adamfx's names can be called; arrays become numbers by .concrete()"
+    )
 
 
 def _operate(node: ast.expr, text: str, function: Callable, *operands: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -58,20 +59,33 @@ def quartic(options: Options) -> tuple[str, list[Study]]:
 
 
 def arrivals(records: list[Record]) -> list[dict[str, float | bool]]:
-    """For each step size: does it end in the global minimum's valley, and was it ever past 6.04?
-
-    The valleys meet at the local maximum x = -0.50.
-    """
-    minimum, ridge = 6.0438, -0.4987
+    """For each step size: does it end on the global minimum's side, and was it ever past that minimum?"""
     return [
         {
             "learning_rate": r["point"]["learning_rate"],
             "end": float(r["x"][-1]),
-            "arrives": bool(r["x"][-1] > ridge),
-            "overshoots": bool(r["x"].max() > minimum),
+            "arrives": bool(r["x"][-1] > curves.RIDGE),
+            "overshoots": bool(r["x"].max() > curves.GLOBAL),
         }
         for r in records
     ]
+
+
+def intervals(answers: list[dict[str, float | bool]], question: str) -> str:
+    """The step sizes for which the answer is yes: "1.3 to 7.9, 9.6 to 10.1"."""
+    runs = itertools.groupby(answers, lambda a: a[question])
+    sizes = [[a["learning_rate"] for a in group] for yes, group in runs if yes]
+    return ", ".join(f"{x[0]} to {x[-1]}" for x in sizes) or "none"
+
+
+def draw_quartic(header: Record, records: list[Record]) -> Any:
+    notes = {}
+    for part, runs in results.group(records, "part").items():
+        if all("learning_rate" in r["point"] for r in runs):
+            answers = arrivals(runs)
+            told = {q: intervals(answers, q) for q in ("arrives", "overshoots")}
+            notes[part] = "\n".join(f"{q}: {text}" for q, text in told.items())
+    return figures.quartic(header, records, notes)
 
 
 # ---- surfaces ------------------------------------------------------------------------------------
@@ -161,9 +175,8 @@ def draw_averages(header: Record, records: list[Record]) -> Any:
     left.set(xlabel="steps", ylabel="the moving average", title="of a signal with mean 1")
     for name, b in (("b = 0.9", 0.9), ("b = 0.98", 0.98)):
         if name in look:
-            right.plot(
-                records[0]["step"], 1 - b ** records[0]["step"], label=f"1 - {b}^t", **look[name]
-            )
+            t = records[0]["step"]
+            right.plot(t, 1 - b**t, label=f"1 - {b}^t", markevery=20, **look[name])
     right.set(
         xlabel="steps", ylabel="sum of the weights", title="mass: what the correction divides by"
     )
@@ -184,6 +197,7 @@ def step_bound(options: Options) -> tuple[str, list[Study]]:
         "Adam": watched(fx.adam(1.0, eps=0.0)),
         "Adam, b1 = 0": watched(fx.adam(1.0, b1=0.0, eps=0.0)),
     }
+    options = options.wrapped(lambda tx: fx.monitor(tx, ("effective_step",)))
     return GENERATED, [
         options.study(part, answer(stream), compositions, steps) for part, stream in streams.items()
     ]
@@ -202,6 +216,7 @@ def signal_to_noise(options: Options) -> tuple[str, list[Study]]:
     problem = Problem((), lambda key: jnp.full(20, 5.0), loss, measure)
     metrics = ("signal_to_noise", "update_norm")
     compositions = {"Adam": fx.monitor(fx.adam(0.02), metrics)}
+    options = options.wrapped(lambda tx: fx.monitor(tx, ("update_norm",)))
     return "gradients x + N(0, 1) in 20 dimensions from x = 5", [
         options.study("a noisy parabola", problem, compositions, 1500, every=10, seeds=5)
     ]
@@ -281,9 +296,7 @@ def drifting(options: Options) -> tuple[str, list[Study]]:
         }.items()
     }
     problem = Problem((), lambda key: jnp.float32(0), loss, measure)
-    if options.compositions is not None:  # what is written down is the monitor's
-        watched = {k: fx.monitor(tx, ("update_norm",)) for k, tx in options.compositions.items()}
-        options = options._replace(compositions=watched)
+    options = options.wrapped(lambda tx: fx.monitor(tx, ("update_norm",)))
     return "a minimum that moves, 3 sin(t / 300), with gradient noise N(0, 1)", [
         options.study("a moving minimum", problem, compositions, 4000, every=20, seeds=5)
     ]
@@ -362,11 +375,7 @@ def averaging(options: Options) -> tuple[str, list[Study]]:
         "Polyak": fx.average_params(fx.adam(0.03), fx.mean()),
         "EMA": fx.average_params(fx.adam(0.03), fx.ema(0.99)),
     }
-    if options.compositions is not None:
-        averaged = {
-            k: fx.average_params(tx, fx.ema(0.99)) for k, tx in options.compositions.items()
-        }
-        options = options._replace(compositions=averaged)
+    options = options.wrapped(lambda tx: fx.average_params(tx, fx.ema(0.99)))
     return "linear regression with noise, in 20 dimensions", [
         options.study("risk above the best", problem, compositions, 2000, every=10, seeds=5)
     ]
@@ -376,7 +385,7 @@ EXPERIMENTS = {
     "quartic": Experiment(
         "The one-dimensional lesson: which step sizes reach the global minimum",
         quartic,
-        figures.quartic,
+        draw_quartic,
     ),
     "surfaces": Experiment(
         "Optimizers on surfaces, each at the best of nine learning rates",
@@ -453,6 +462,3 @@ def experiments() -> dict[str, Experiment]:
     from adamfx.experiments import paper
 
     return {**EXPERIMENTS, **paper.EXPERIMENTS}
-
-
-__all__ = ["EXPERIMENTS", "arrivals", "experiments", "regrets", "results"]

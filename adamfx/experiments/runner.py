@@ -63,6 +63,13 @@ class Options(NamedTuple):
         None  # instead of the experiment's
     )
 
+    def wrapped(self, function: Callable[[fx.GradientTransformation], Any]) -> Options:
+        """With `function` around each composition of the command line, for what an experiment reads."""
+        if self.compositions is None:
+            return self
+        wrapped = {name: function(tx) for name, tx in self.compositions.items()}
+        return self._replace(compositions=wrapped)
+
     def study(
         self, part: str, problem: Problem, compositions: Any, steps: int, **more: Any
     ) -> Study:
@@ -133,7 +140,7 @@ def run(
                     "sentence": repr(with_values(tx, point)),
                     "point": point,
                     "seed": seed,
-                    "step": list(range(study.every, study.steps + 1, study.every)),
+                    "step": np.arange(study.every, study.steps + 1, study.every),
                     **{column: x[j] for column, x in written.items()},
                 }
 
@@ -184,7 +191,7 @@ def _measured(
         params = study.problem.init(jax.random.fold_in(key, 0))
         return params, tx.init(params)
 
-    carry = jax.vmap(begin)(txs, keys)
+    carry = jax.jit(jax.vmap(begin))(txs, keys)
     total = study.steps // study.every
     length = math.ceil(total / DISPATCHES)
     columns: list[dict] = []

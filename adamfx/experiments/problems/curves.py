@@ -8,8 +8,12 @@ from typing import Any, NamedTuple
 Array = Any  # of JAX or NumPy
 
 
+# Where the derivative of the quartic, (2 x^3 - 3 x^2 - 57 x - 27) / 100, is zero.
+LOCAL, RIDGE, GLOBAL = -4.344626, -0.490487, 6.335112
+
+
 def quartic(x: Array) -> Array:
-    """(x - 9) x (x + 1) (x + 6) / 200 + 4: a local minimum at -3.99, the global one at 6.04."""
+    """(x - 9) x (x + 1) (x + 6) / 200 + 4: least at GLOBAL, and on the other side of RIDGE at LOCAL."""
     return (x - 9) * x * (x + 1) * (x + 6) / 200 + 4
 
 
