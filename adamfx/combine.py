@@ -91,9 +91,8 @@ def foreign(transformation: Any):
     is_pair = type(tx) is tuple and len(tx) == 2
     init, update = tx if is_pair else (getattr(tx, "init", None), getattr(tx, "update", None))
     if hasattr(tx, "constructor"):
-        raise TypeError(
-            f"{tx.__name__} is a name, not yet a transformation; call it: {tx.__name__}(...)"
-        )
+        name = getattr(tx, "__name__", "it")
+        raise TypeError(f"{name} is a name, not yet a transformation; call it: {name}(...)")
     if isinstance(tx, list):
         raise TypeError(
             "a list is not a gradient transformation; write chain(a, b), or chain(*blocks)"
