@@ -6,6 +6,8 @@
 True
 """
 
+import typing
+
 from adamfx import interop
 from adamfx.averaging import average_params, averaged_params, keep_average
 from adamfx.checkpoints import load, save
@@ -200,3 +202,10 @@ __all__ = [
     "lars",
     "novograd",
 ]
+
+if not typing.TYPE_CHECKING:  # a type checker would take any name for known
+
+    def __getattr__(name):
+        other = interop.COUNTERPARTS.get(name)
+        hint = f"; what optax calls so is {other} here" if other else ""
+        raise AttributeError(f"adamfx has no {name!r}{hint}")

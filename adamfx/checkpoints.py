@@ -69,7 +69,7 @@ def save(path: str | os.PathLike, tree: Tree) -> None:
         beside.unlink(missing_ok=True)
 
 
-def load(path: str | os.PathLike, like: Tree) -> Tree:
+def load(path: str | os.PathLike, like: Tree, partial: bool = False) -> Tree:
     """The tree in a file of `save`, with the structure and the devices of `like`.
 
     Args:
@@ -77,6 +77,8 @@ def load(path: str | os.PathLike, like: Tree) -> Tree:
       like: a tree of arrays, or of jax.ShapeDtypeStruct (`jax.eval_shape(tx.init, params)`), where
         each array tells shape, dtype and sharding; so a run goes on on another mesh. NumPy arrays
         come back as such, Python numbers as numbers, and a History as long as it was.
+
+      partial: whether the file may hold more than `like`, e.g. a state where only params are wanted.
 
     Raises ValueError, with the paths, where the file holds other leaves, shapes or dtypes, and where
     it is damaged.
@@ -97,10 +99,11 @@ def load(path: str | os.PathLike, like: Tree) -> Tree:
         )
     found = set(about["dtypes"])
     missing, unknown = sorted(set(wanted) - found), sorted(found - set(wanted))
-    if missing or unknown:
+    if missing or (unknown and not partial):
         raise ValueError(
             f"load: {path} holds another tree; missing in it: {_some(missing)}; not asked for: "
-            f"{_some(unknown)}; `like` must be what was saved, e.g. tx.init(params) of the same blocks"
+            f"{_some(unknown)}; `like` must be what was saved, e.g. tx.init(params) of the same "
+            "blocks; partial=True leaves out what is not asked for"
         )
     leaves = []
     for name, x in wanted.items():

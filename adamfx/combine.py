@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import reprlib
 from typing import Any
 
 import jax
@@ -90,16 +91,16 @@ def foreign(transformation: Any):
     tx = transformation
     is_pair = type(tx) is tuple and len(tx) == 2
     init, update = tx if is_pair else (getattr(tx, "init", None), getattr(tx, "update", None))
-    if hasattr(tx, "constructor"):
-        name = getattr(tx, "__name__", "it")
-        raise TypeError(f"{name} is a name, not yet a transformation; call it: {name}(...)")
+    if inspect.isfunction(tx):
+        name = tx.__name__
+        raise TypeError(f"{name} is a function, not yet a transformation; call it: {name}(...)")
     if isinstance(tx, list):
         raise TypeError(
             "a list is not a gradient transformation; write chain(a, b), or chain(*blocks)"
         )
     if not (callable(init) and callable(update)):
         raise TypeError(
-            f"{tx!r} is not a gradient transformation: it needs init(params) and "
+            f"{reprlib.repr(tx)} is not a gradient transformation: it needs init(params) and "
             "update(updates, state, params), or to be a pair of such functions"
         )
     parameters = inspect.signature(update).parameters.values()

@@ -82,7 +82,7 @@ def partition(transforms: dict[str, Any], param_labels: Any, default: Any = None
 
     Remembers `labels` and `inner`, the state of each group by its label. A norm over the whole tree
     is, within a group, one over the group. Raises ValueError, with the path, for a leaf that no group
-    or more than one claims, and for an unknown label.
+    or more than one claims, for an unknown label, and for a path pattern that matches nothing.
     """
     if not isinstance(transforms, Mapping) or not all(isinstance(k, str) for k in transforms):
         raise TypeError(
@@ -142,6 +142,14 @@ def _labels(given: Any, groups: dict, params: Any) -> list[str | None]:
     paths, leaves = trees.paths(params), trees.flatten(params)[0]
     if _by_predicate(given):
         masks = {k: trees.evaluate_mask("partition", p, params) for k, p in given.items()}
+        whole = leaves and all(map(trees.is_trained, leaves))  # not what another wrapper left over
+        for k, mask in masks.items():
+            by_path = getattr(given[k], "name", None) == "path_matches"
+            if by_path and whole and not any(mask):  # a typing error; fewer matrices may be none
+                raise ValueError(
+                    f"partition: the paths of the group {k!r} match no parameter; the paths are "
+                    f"{', '.join(paths[:20])}"
+                )
         claims = [[k for k, mask in masks.items() if mask[j]] for j in range(len(leaves))]
     else:
         labels = trees.spread("partition", "tree of labels", given, params)

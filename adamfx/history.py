@@ -32,6 +32,11 @@ class History(dict):
         """How many steps are in it."""
         return max(map(len, self.values()), default=0)
 
+    def measured(self, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """(steps, numbers) of a column where it has some: `plt.plot(*history.measured("val"))`."""
+        there = ~np.isnan(self[column])
+        return self.get("step", np.arange(self.rows) + 1)[there], self[column][there]
+
     def extend(self, columns: dict[str, Any]) -> None:
         """Appends rows: arrays of one length, or numbers for the last of the rows there are."""
         old, new = self.rows, max((len(np.atleast_1d(x)) for x in columns.values()), default=0)
@@ -54,25 +59,27 @@ class History(dict):
 
 
 def no_improvement(
-    column: str = "loss", patience: int = 10, min_delta: float = 0.0
+    column: str = "loss", patience: int = 10, min_delta: float = 0.0, mode: str = "min"
 ) -> Callable[[History], bool]:
-    """An early stop for `fit`: true when the column has not fallen for `patience` of its numbers.
+    """An early stop for `fit`: true when the column has not improved for `patience` of its numbers.
 
     Args:
       column: of the history; rows without a number in it are passed over, so for a column that an
         evaluation writes, `patience` counts evaluations.
       patience: >= 1.
-      min_delta: how far below the best so far counts as better, >= 0.
+      min_delta: how far beyond the best so far counts as better, >= 0.
+      mode: "min" where less is better, as for a loss; "max" where more is, as for an accuracy.
     """
     patience = checks.steps("no_improvement", "patience", patience, 1)
     checks.number("no_improvement", "min_delta", min_delta, low=0)
+    checks.choice("no_improvement", "mode", mode, ("min", "max"))
 
     def stop(history: History) -> bool:
         if column not in history:
             raise KeyError(
                 f"no_improvement: no column {column!r}; the history has {', '.join(history)}"
             )
-        x = history[column][~np.isnan(history[column])]
+        x = history.measured(column)[1] * (1 if mode == "min" else -1)
         return len(x) > patience and not x[-patience:].min() < x[:-patience].min() - min_delta
 
     return stop

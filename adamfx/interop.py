@@ -21,6 +21,23 @@ from adamfx import sentence, trees
 from adamfx.transformation import GradientTransformation
 
 Tree = Any
+# What optax calls otherwise, for a message.
+COUNTERPARTS = {
+    "MultiSteps": "accumulate(transformation, every)",
+    "multi_transform": "partition(transforms, param_labels)",
+    "inject_hyperparams": "live(transformation)",
+    "named_chain": "named(name, transformation)",
+    "scale_by_adam": "chain(scale_by_moments(b1, b2), bias_correct())",
+    "scale_by_rms": "scale_by_moments(None, decay)",
+    "scale_by_rss": "scale_by_moments(None, total())",
+    "scale_by_schedule": "scale(schedule) or scale_by_lr(schedule)",
+    "scale_by_learning_rate": "scale_by_lr(learning_rate)",
+    "scale_by_lion": "chain(scale_by_moments(b2, None, lag='first'), nesterov(b1), sign())",
+    "zero_nans": "skip_nonfinite(transformation)",
+    "tree_utils": "jax.tree",
+    "adaptive_grad_clip": "chain(optax.adaptive_grad_clip(...), ...)",
+    "add_noise": "chain(optax.add_noise(...), ...)",
+}
 OPTAX = {"trace": "mu", "mu": "mu", "nu": "nu", "nu_max": "nu_max"}
 OPTAX_SCALARS = ("count", "mini_step", "gradient_step", "hyperparams", "hyperparams_states")
 TORCH = {

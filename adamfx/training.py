@@ -12,6 +12,7 @@ import contextlib
 import functools
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -131,7 +132,7 @@ def fit(
             f"fit: batches is an iterator, which can be gone through once, but epochs is {epochs}; give a "
             "list or another iterable that starts anew"
         )
-    result = None
+    run, result = None, None
     try:
         with Interrupts() as interrupts, _bar(progress, _total(batches, epochs, steps)) as bar:
             run = _Run(loss_fn, tx, params, state, history, has_aux, steps_per_dispatch, bar)
@@ -155,6 +156,8 @@ def fit(
     except KeyboardInterrupt:  # pressed before the first step, or after the last
         if result is None:
             raise
+    if run is not None:
+        _warn(run)
     return result
 
 
@@ -183,6 +186,7 @@ def _loop(
         if interrupts.pressed:
             reason = "interrupted"
             break
+        run.asked = True
         until = every - run.total % every  # in steps of all runs, so that a resumed one keeps time
         group, stacked = groups.take(int(min(until, limit - run.steps)))
         if not group:
@@ -206,6 +210,21 @@ def _loop(
     return reason
 
 
+def _warn(run: _Run) -> None:
+    """Says what is easily overlooked."""
+    if not run.steps and run.asked:
+        warnings.warn(
+            "fit: there were no batches; an iterator can be gone through once", stacklevel=3
+        )
+    elif run.steps and not np.isfinite(run.history["loss"][-1]) and not run.skips:
+        bad = run.history["step"][~np.isfinite(run.history["loss"])]
+        warnings.warn(
+            f"fit: the loss is {run.history['loss'][-1]} at the end; it was not finite {len(bad)} times, at "
+            f"first at step {bad[0]:.0f}; skip_nonfinite(tx) leaves such gradients out",
+            stacklevel=3,
+        )
+
+
 class _Run:
     """Parameters, state and history of a run, always those of one step that is complete."""
 
@@ -221,6 +240,8 @@ class _Run:
         self.steps = 0  # of this run
         self.columns: set[str] = set()  # that every step writes
         self.failed = False
+        self.asked = False  # for batches
+        self.skips = bool(sentence.memories(self.state, "too_many"))
         self.pending: list[tuple[int, int, dict]] = []
         self.bar, self.k = bar, k
         cached = isinstance(loss_fn, Hashable)

@@ -72,12 +72,12 @@ SENTENCES = {
     ),
 }
 
-GROUPS = ({"m": fx.adam(0.01), "z": fx.set_to_zero()}, {"m": fx.path_matches("w*")})
+GROUPS = ({"m": fx.adam(0.01), "z": fx.set_to_zero()}, {"m": fx.any_of(fx.path_matches("w*"))})
 
 WRAPPERS = {
     "masked": lambda tx: fx.masked(tx, fx.ndim_at_least(2)),
     "partition": lambda tx: fx.partition(
-        GROUPS[0] | {"r": tx}, GROUPS[1] | {"r": fx.path_matches("b")}, fx.sgd(0.1)
+        GROUPS[0] | {"r": tx}, GROUPS[1] | {"r": fx.any_of(fx.path_matches("b"))}, fx.sgd(0.1)
     ),
     "accumulate": lambda tx: fx.accumulate(tx, 2),
     "skip_nonfinite": lambda tx: fx.skip_nonfinite(tx),

@@ -321,7 +321,7 @@ def test_a_derivative_at_zero_after_many_steps_is_finite():
 
 
 def test_small_mistakes_have_messages():
-    with pytest.raises(TypeError, match=r"clip is a name.*call it: clip\(...\)"):
+    with pytest.raises(TypeError, match=r"clip is a function.*call it: clip\(...\)"):
         fx.chain(fx.adam(0.1), fx.clip)
     with pytest.raises(TypeError, match=r"chain\(\*blocks\)"):
         fx.chain([fx.adam(0.1)])

@@ -453,3 +453,62 @@ def test_what_torch_has_and_we_cannot_hold(tx, state, words):
 def test_another_tree_of_moments():
     with pytest.raises(ValueError, match="from_optax: mu is another tree than params"):
         fx.interop.from_optax(fx.adam(0.1), moved(optax.adam(0.1)), TWO)
+
+
+# ---- what a newcomer stumbled over ---------------------------------------------------------------
+
+
+def test_a_pattern_that_matches_nothing_is_no_group():
+    labels = {"frozen": fx.path_matches("hiden/*")}
+    with pytest.raises(ValueError, match=r"group 'frozen' match no parameter; the paths are .*w"):
+        fx.partition({"frozen": fx.set_to_zero()}, labels, fx.adam(0.1)).init(P)
+
+
+def test_early_stop_on_an_accuracy():
+    h = fx.History()
+    h.extend({"acc": [0.1, 0.2, 0.3, 0.4]})
+    assert fx.no_improvement("acc", 2)(h)
+    assert not fx.no_improvement("acc", 2, mode="max")(h)
+    h.extend({"acc": [0.4, 0.35]})
+    assert fx.no_improvement("acc", 2, mode="max")(h)
+    with pytest.raises(ValueError, match="mode must be one of 'min', 'max'"):
+        fx.no_improvement("acc", mode="most")
+
+
+def test_the_numbers_of_an_evaluation_with_their_steps():
+    h = fit(loss, fx.adam(0.1), P, BATCHES, evaluate=lambda p, s: 0.5, evaluate_every=5).history
+    steps, numbers = h.measured("evaluation")
+    assert steps.tolist() == [5, 10, 12]
+    assert numbers.tolist() == [0.5] * 3
+
+
+def test_what_is_easily_overlooked_is_a_warning():
+    with pytest.warns(UserWarning, match="there were no batches"):
+        fit(loss, fx.adam(0.1), P, [])
+    with pytest.warns(UserWarning, match="not finite 12 times, at first at step 1; skip_nonfinite"):
+        fit(lambda p, x: loss(p, x) * jnp.nan, fx.adam(0.1), P, BATCHES)
+
+
+def test_a_part_of_a_checkpoint(tmp_path):
+    fx.save(tmp_path / "x.npz", {"params": G, "state": fx.adam(0.1).init(P)})
+    assert fx.load(tmp_path / "x.npz", {"params": P}, partial=True)["params"]["w"].all()
+    with pytest.raises(ValueError, match="partial=True"):
+        fx.load(tmp_path / "x.npz", {"params": P})
+
+
+def test_names_of_optax_point_to_ours():
+    with pytest.raises(AttributeError, match=r"MultiSteps.*accumulate\("):
+        _ = fx.MultiSteps
+    with pytest.raises(AttributeError, match=r"adamfx has no 'nothing'$"):
+        _ = fx.nothing
+    for name, other in fx.interop.COUNTERPARTS.items():
+        assert hasattr(optax, name)
+        assert hasattr(fx, other.partition("(")[0]) or other.startswith(("jax.", "scale(")), other
+
+
+def test_functions_and_long_things_in_messages():
+    with pytest.raises(TypeError, match=r"adam is a function.*call it: adam\(...\)"):
+        fx.monitor(fx.adam)
+    with pytest.raises(TypeError) as info:
+        fx.monitor({"w": jnp.zeros((100, 100))})
+    assert len(str(info.value)) < 500

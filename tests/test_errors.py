@@ -153,7 +153,11 @@ CONSTRUCTION = [
         TypeError,
         "is not a gradient transformation: it needs init(params)",
     ),
-    (lambda: fx.chain(fx.scale), TypeError, "scale is a name, not yet a transformation; call it"),
+    (
+        lambda: fx.chain(fx.scale),
+        TypeError,
+        "scale is a function, not yet a transformation; call it",
+    ),
     (lambda: fx.chain(3), TypeError, "3 is not a gradient transformation"),
     (lambda: fx.named("", ADAM), ValueError, "named: the name must be a non-empty string"),
     (

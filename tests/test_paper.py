@@ -130,7 +130,7 @@ def test_claim_2_the_effective_step_stays_in_its_bounds(quick):
         bound = (1 - b1) / np.sqrt(1 - 0.999)
         assert bound > 1
         once = parts["zero but once"][name][0]["effective_step"]
-        mass = (1 - b1**1981) / (1 - 0.999**1981) ** 0.5
+        mass = (1 - b1**901) / (1 - 0.999**901) ** 0.5
         assert once.max() == pytest.approx(bound / mass, rel=1e-3)  # reached, but for the masses
         np.testing.assert_allclose(parts["steady"][name][0]["effective_step"], 1, rtol=1e-3)
     noise = parts["noise"]["Adam"][0]["effective_step"][20:]

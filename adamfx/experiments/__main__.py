@@ -52,7 +52,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         )
     for command in (run, plot, every):
         command.add_argument(
-            "--out", type=Path, default=Path("out"), metavar="DIR", help="default: out"
+            "--out",
+            type=Path,
+            metavar="DIR",
+            help="default: out, out/quick, and out/own with --optimizer",
         )
     for command in (run, every):
         command.add_argument("--quick", action="store_true", help="smaller models, grids and times")
@@ -72,7 +75,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             metavar="SENTENCE",
             help="instead of the experiment's; may be repeated",
         )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if getattr(args, "out", "") is None:  # no short trial writes over a long run
+        own, quick = getattr(args, "optimizer", None), getattr(args, "quick", False)
+        args.out = Path("out") / ("own" if own else "") / ("quick" if quick else "")
+    return args
 
 
 def run(name: str, args: argparse.Namespace, interrupts: Interrupts) -> bool:
@@ -98,7 +105,7 @@ def run(name: str, args: argparse.Namespace, interrupts: Interrupts) -> bool:
         def progress(text: str, n: int) -> None:
             if interrupts.pressed:
                 raise _Stopped
-            bar.set_postfix_str(text, refresh=not n)
+            bar.set_postfix_str(text[:40], refresh=False)
             bar.update(n)
 
         try:
@@ -146,6 +153,9 @@ def main(argv: list[str] | None = None) -> int:
                 plot(name, args.out)
             return 0
         args.out.mkdir(parents=True, exist_ok=True)
+        if args.data_dir is not None:  # is all there? now, not after the first experiments
+            for name in names:
+                EXPERIMENTS[name].studies(runner.Options(args.quick, data_dir=args.data_dir))
         with Interrupts() as interrupts:
             for i, name in enumerate(names):
                 if not run(name, args, interrupts):

@@ -194,6 +194,9 @@ def quartic(header: Record, records: list[Record], notes: dict[str, str] | None 
             style = {**look[r["sentence"]], "linewidth": 0.8}
             left.plot(way, curves.quartic(way), label=label(r["name"], r["sentence"]), **style)
         left.set(title=part, xlabel="x", ylabel="L(x)", xlim=(-9, 11), ylim=(-8, 20))
+        if len(of_part) == len(shown):
+            right.set_visible(False)  # nothing was swept
+            continue
         rates = np.array([r["point"].get("learning_rate", np.nan) for r in of_part], float)
         right.plot(rates, [r["x"][-1] for r in of_part], "k.", label="x after the last update")
         right.plot(
@@ -290,11 +293,13 @@ def lines(
                 band(ax, runs, column, label=label(name, runs[0]["sentence"]), **look[name])
                 if reference in runs[0] and column == columns[0]:
                     thin = {"color": look[name]["color"], "linestyle": look[name]["linestyle"]}
-                    text = f"thin, left: the {reference.replace('_', ' ')}"
+                    text = f"thin: the {reference.replace('_', ' ')}"
                     ax.plot(runs[0]["step"], runs[0][reference], linewidth=0.6, label=text, **thin)
             ax.set(title=part, xlabel="steps", ylabel=column.replace("_", " "))
             if log:
-                logarithmic(ax, [r[column] for r in of_part])
+                beside = (reference,) if column == columns[0] else ()
+                seen = [r[c] for r in of_part for c in (column, *beside) if c in r]
+                logarithmic(ax, seen)
             ax.grid(alpha=0.3)
     legend(fig, axes)
     return fig

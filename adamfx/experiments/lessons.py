@@ -52,7 +52,15 @@ def quartic(options: Options) -> tuple[str, list[Study]]:
     for b2 in (0.999, 0.5):
         compositions = {"Adam": fx.adam(1.0, b2=b2, eps=1e-10)}
         more = {"axes": {"learning_rate": STEP_SIZES}, "float64": True, "together": 110}
-        studies.append(options.study(f"b2 = {b2}", problem, compositions, 99, **more))
+        studies.append(
+            options.study(
+                f"b2 = {b2}" if options.compositions is None else "yours",
+                problem,
+                compositions,
+                99,
+                **more,
+            )
+        )
         if options.compositions is not None:
             break
     return "L(x) = (x - 9) x (x + 1) (x + 6) / 200 + 4 from x = -8", studies
@@ -83,7 +91,10 @@ def draw_quartic(header: Record, records: list[Record]) -> Any:
     for part, runs in results.group(records, "part").items():
         if all("learning_rate" in r["point"] for r in runs):
             answers = arrivals(runs)
-            told = {q: intervals(answers, q) for q in ("arrives", "overshoots")}
+            told = {
+                "ends beyond the ridge, where the global minimum is": intervals(answers, "arrives"),
+                "was once past that minimum": intervals(answers, "overshoots"),
+            }
             notes[part] = "\n".join(f"{q}: {text}" for q, text in told.items())
     return figures.quartic(header, records, notes)
 
@@ -188,9 +199,9 @@ def draw_averages(header: Record, records: list[Record]) -> Any:
 
 def step_bound(options: Options) -> tuple[str, list[Study]]:
     """Gradients that are zero but once, steady, and noise around zero."""
-    steps, rng = 2000, np.random.default_rng(0)
+    steps, rng = 1000, np.random.default_rng(0)
     once = np.zeros(steps)
-    once[-20] = 1.0
+    once[-100] = 1.0
     streams = {"zero but once": once, "steady": np.ones(steps), "noise": rng.normal(size=steps)}
     watched = functools.partial(fx.monitor, metrics=("effective_step", "effective_step_bound"))
     compositions = {
@@ -383,7 +394,7 @@ def averaging(options: Options) -> tuple[str, list[Study]]:
 
 EXPERIMENTS = {
     "quartic": Experiment(
-        "The one-dimensional lesson: which step sizes reach the global minimum",
+        "The one-dimensional lesson: which step sizes end on the side of the global minimum",
         quartic,
         draw_quartic,
     ),

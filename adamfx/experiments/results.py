@@ -127,16 +127,20 @@ def table(records: list[Record], column: str) -> str:
     """A line for each composition at its best point, by part: mean and deviation over the seeds."""
     lines = []
     for part, of_part in group(records, "part").items():
-        lines.append(f"\n{part}: {column}, mean ± standard deviation over seeds, best of the grid")
+        lines.append(f"\n{part}: {column}, mean ± standard deviation over seeds, at the best rate")
         for name, runs in at_best(of_part, column).items():
             ends = final(runs, column)
             accuracy = (
-                f"{100 * final(runs, 'accuracy').mean():6.1f} %" if "accuracy" in runs[0] else ""
+                f"  accuracy {100 * final(runs, 'accuracy').mean():.1f} %"
+                if "accuracy" in runs[0]
+                else ""
             )
             points = group([r for r in of_part if r["name"] == name], "sentence").values()
             gone = sum(not np.isfinite(final(p, column).mean()) for p in points)
             diverged = f"  {gone} of {len(points)} points diverged" if gone else ""
             spread = ends.std(ddof=min(1, len(ends) - 1))
-            lines.append(f"  {name:<12}{ends.mean():10.4g} ± {spread:<9.2g}{accuracy}{diverged}")
-            lines.append(f"  {'':<12}{runs[0]['sentence']}")
+            sentence = runs[0]["sentence"]
+            short = "" if name == sentence else name
+            lines.append(f"  {short:<12}{ends.mean():10.4g} ± {spread:<9.2g}{accuracy}{diverged}")
+            lines.append(f"  {'':<12}{sentence}")
     return "\n".join(lines)

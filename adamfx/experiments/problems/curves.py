@@ -9,7 +9,7 @@ Array = Any  # of JAX or NumPy
 
 
 # Where the derivative of the quartic, (2 x^3 - 3 x^2 - 57 x - 27) / 100, is zero.
-LOCAL, RIDGE, GLOBAL = -4.344626, -0.490487, 6.335112
+LOCAL, RIDGE, GLOBAL = -4.3446257, -0.4904865, 6.3351122
 
 
 def quartic(x: Array) -> Array:
