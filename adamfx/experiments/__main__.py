@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 
-from adamfx.experiments import language, lessons, results, runner
+from adamfx.experiments import language, lessons, paper, results, runner
 from adamfx.experiments.data import DataError
 from adamfx.interrupts import Interrupts
 
-EXPERIMENTS = lessons.experiments()
+EXPERIMENTS = {**lessons.EXPERIMENTS, **paper.EXPERIMENTS}
 
 
 class _Stopped(Exception):

@@ -466,10 +466,3 @@ EXPERIMENTS = {
         "average",
     ),
 }
-
-
-def experiments() -> dict[str, Experiment]:
-    """All by name: the lessons, then the paper's."""
-    from adamfx.experiments import paper
-
-    return {**EXPERIMENTS, **paper.EXPERIMENTS}
