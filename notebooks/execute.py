@@ -24,6 +24,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
         timeout=LIMIT,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": path.parent}},
     )
     client.execute()
