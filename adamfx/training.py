@@ -144,20 +144,16 @@ def fit(
                 result = run.result(reason)
             except BaseException as error:
                 error.result = run.result("failed")  # type: ignore[attr-defined]
-                lost = (
-                    ""
-                    if run.params is not None
-                    else ", except params and state: the failed step held them"
-                )
+                held = "" if run.params is not None else ", but params and state: the step had them"
                 error.add_note(
-                    f"fit: what was complete before this error is in its attribute result{lost}"
+                    f"fit: what was complete before this error is in its attribute result{held}"
                 )
                 raise
     except KeyboardInterrupt:  # pressed before the first step, or after the last
         if result is None:
             raise
     if run is not None:
-        _warn(run)
+        _warn(run, result.reason)
     return result
 
 
@@ -186,7 +182,6 @@ def _loop(
         if interrupts.pressed:
             reason = "interrupted"
             break
-        run.asked = True
         until = every - run.total % every  # in steps of all runs, so that a resumed one keeps time
         group, stacked = groups.take(int(min(until, limit - run.steps)))
         if not group:
@@ -210,9 +205,9 @@ def _loop(
     return reason
 
 
-def _warn(run: _Run) -> None:
+def _warn(run: _Run, reason: str) -> None:
     """Says what is easily overlooked."""
-    if not run.steps and run.asked:
+    if not run.steps and reason == "end of batches":
         warnings.warn(
             "fit: there were no batches; an iterator can be gone through once", stacklevel=3
         )
@@ -240,7 +235,6 @@ class _Run:
         self.steps = 0  # of this run
         self.columns: set[str] = set()  # that every step writes
         self.failed = False
-        self.asked = False  # for batches
         self.skips = bool(sentence.memories(self.state, "too_many"))
         self.pending: list[tuple[int, int, dict]] = []
         self.bar, self.k = bar, k

@@ -158,7 +158,7 @@ def test_a_step_that_fails_says_what_is_left():
     assert result.reason == "failed"
     assert result.history.rows in (4, 5)
     held = result.params is not None
-    assert ("except params and state" in info.value.__notes__[-1]) != held
+    assert ("but params and state" in info.value.__notes__[-1]) != held
     assert not held or not result.params["w"].is_deleted()
 
 
@@ -485,6 +485,14 @@ def test_the_numbers_of_an_evaluation_with_their_steps():
 def test_what_is_easily_overlooked_is_a_warning():
     with pytest.warns(UserWarning, match="there were no batches"):
         fit(loss, fx.adam(0.1), P, [])
+
+    def left():  # Ctrl-C twice before the first batch: no warning
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        yield BATCHES[0]
+
+    assert fit(loss, fx.adam(0.1), P, left()).reason == "interrupted"
+    assert fit(loss, fx.adam(0.1), P, BATCHES, steps=0).reason == "steps"
     with pytest.warns(UserWarning, match="not finite 12 times, at first at step 1; skip_nonfinite"):
         fit(lambda p, x: loss(p, x) * jnp.nan, fx.adam(0.1), P, BATCHES)
 
