@@ -73,6 +73,7 @@ from adamfx.schedules import (
     warmup_exponential_decay_schedule,
     warmup_schedule,
 )
+from adamfx.single_pass import configure
 from adamfx.training import Fit, fit, make_step
 from adamfx.transformation import (
     GradientTransformation,
@@ -154,6 +155,7 @@ __all__ = [
     "round_stochastically",
     "master_weights",
     # training
+    "configure",
     "make_step",
     "fit",
     "Fit",

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adamfx import checks, trees
+from adamfx import checks, single_pass, trees
 from adamfx.record import Moments
 from adamfx.values import Form, Value
 
@@ -329,18 +329,16 @@ def run(
             needs_param = mode == "step" or any(b.spec.needs_params for b in active)
             x[j], g[j], memories = _run_leaf(
                 Run(tuple(b.form for b in active), mode, to[j]),
-                [b.hyper for b in active],
-                [shared[b.key] for b in active],
-                [b.memory(j) for b in active],
-                p[j] if needs_param else None,
-                g[j],
-                x[j],
+                (state["count"], [b.hyper for b in active], [shared[b.key] for b in active]),
+                ([b.memory(j) for b in active], p[j] if needs_param else None, g[j], x[j]),
             )
             for block, memory in zip(active, memories, strict=True):
                 block.remember(j, memory)
 
-    frozen = [_frozen_output(g, q, finish) for g, q in zip(given, p, strict=True)]
-    out = [y if t else f for y, f, t in zip(x, frozen, trained, strict=True)]
+    out = [
+        y if t else _frozen_output(g, q, finish)
+        for y, t, g, q in zip(x, trained, given, p, strict=True)
+    ]
     new = {block.key: block.save(structure) for block in working if block.key in state}
     # It stops one before the end, so that count + 1, the t of the papers, never wraps.
     count = jnp.minimum(state["count"], np.int32(2**31 - 3)) + np.int32(1)
@@ -372,10 +370,21 @@ def _run_shared(block: Block, step: Step) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _run_leaf(
-    run: Run, hyper: list, shared: list, memory: list, p: Array, g: Array, x: Array
-) -> tuple[Array, Array, list]:
+def _run_leaf(run: Run, scalars: tuple, arrays: tuple) -> tuple[Array, Array, list]:
     """A stretch on one array: (direction or new parameter, gradient, what the blocks remember)."""
+    count, hyper, shared = scalars
+
+    def stretch(arrays: tuple) -> tuple[Array, Array, list]:
+        return _stretch(run, hyper, shared, *arrays)
+
+    if single_pass.is_on():
+        return single_pass.each_from_old(stretch, count, arrays)
+    return stretch(arrays)
+
+
+def _stretch(
+    run: Run, hyper: list, shared: list, memory: list, p: Array | None, g: Array, x: Array
+) -> tuple[Array, Array, list]:
     dtype = trees.at_least_float32(x.dtype, run.dtype)
     real = trees.real_dtype(dtype)
     x, g = x.astype(dtype), g.astype(dtype)

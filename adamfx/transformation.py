@@ -273,7 +273,11 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
                 f"apply_updates: update at {trees.paths(params)[j]} has shape {jnp.shape(u)}, the "
                 f"parameter has {jnp.shape(a)}"
             )
-        a, u = jnp.asarray(a), jnp.asarray(u)
-        wide = trees.at_least_float32(a.dtype, u.dtype)
-        out.append((a.astype(wide) + u.astype(wide)).astype(a.dtype))
+        out.append(_apply(jnp.asarray(a), jnp.asarray(u)))
     return structure.unflatten(out)
+
+
+@jax.jit
+def _apply(p: jax.Array, u: jax.Array) -> jax.Array:
+    wide = trees.at_least_float32(p.dtype, u.dtype)
+    return (p.astype(wide) + u.astype(wide)).astype(p.dtype)

@@ -16,7 +16,17 @@ PUBLIC = sorted([*PUBLIC, "interop"])  # the one module that is a name of its ow
 
 # Reading order of the layout: a module imports only from those before it.
 ORDER = [
-    *("values", "record", "trees", "checks", "sentence", "transformation", "schedules", "clipping"),
+    *(
+        "values",
+        "record",
+        "trees",
+        "checks",
+        "single_pass",
+        "sentence",
+        "transformation",
+        "schedules",
+        "clipping",
+    ),
     *("decay", "masks", "estimators", "moments", "corrections", "scaling", "combine", "optimizers"),
     *("groups", "wrappers", "averaging", "precision", "monitoring"),
     *("history", "interrupts", "training", "checkpoints", "interop"),
