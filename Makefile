@@ -1,19 +1,21 @@
 # make demo         seven optimizers on handwritten digits: a table, and a picture in out/
 # make experiments  all experiments of the Adam paper in their quick form, into out/quick
 # make notebooks    run all notebooks again, in place
+# make bench        speed beside optax (and torch: EXTRA=torch); ARGS=--quick only shows that it runs
 # make test         all tests; make test-fast without the slow group
 # make check        format, lint, types, and the contents of the built wheel
 # Each sets up .venv by itself. It needs python3 (3.11 or newer) and a package index.
-# Add packages to the test environment with EXTRA, e.g. make test EXTRA=torch.
+# Add packages to the environment of test or bench with EXTRA, e.g. make test EXTRA=torch.
 
 PYTHON ?= python3
 VENV ?= .venv
 EXTRA ?=
+ARGS ?=
 BIN := $(VENV)/bin
 CONSTRAINTS ?=
 PYTEST := $(BIN)/python -m pytest -n 2
 
-.PHONY: demo experiments notebooks test test-fast check format clean
+.PHONY: demo experiments notebooks bench test test-fast check format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m adamfx.experiments run digits
@@ -23,6 +25,10 @@ experiments: $(VENV)/.demo
 
 notebooks: $(VENV)/.notebooks
 	$(BIN)/python notebooks/execute.py
+
+bench: $(VENV)/.bench
+	$(if $(EXTRA),$(BIN)/python -m pip install -q $(EXTRA))
+	$(BIN)/python -m benchmarks $(ARGS)
 
 test: $(VENV)/.test
 	$(if $(EXTRA),$(BIN)/python -m pip install -q $(EXTRA))
@@ -58,12 +64,16 @@ $(VENV)/.notebooks: $(VENV)/.venv pyproject.toml
 	$(INSTALL) -e '.[notebooks]'
 	touch $@
 
+$(VENV)/.bench: $(VENV)/.venv pyproject.toml
+	$(INSTALL) -e '.[bench]'
+	touch $@
+
 $(VENV)/.test: $(VENV)/.venv pyproject.toml
-	$(INSTALL) -e '.[notebooks,test]'
+	$(INSTALL) -e '.[bench,notebooks,test]'
 	touch $@
 
 $(VENV)/.check: $(VENV)/.test
-	$(INSTALL) -e '.[notebooks,test,check]'
+	$(INSTALL) -e '.[bench,notebooks,test,check]'
 	touch $@
 
 clean:

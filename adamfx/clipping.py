@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -41,7 +43,7 @@ def _norm(parts: list) -> jax.Array:
 
     def turn(state):
         _, scale, _ = state
-        total = sum(_sum_of_squares(x, scale) for x in parts)
+        total = _sum(_sum_of_squares(x, scale) for x in parts)
         again = (scale == 1) & ~((total > enough) & (total < jnp.inf))
         other = jnp.where(total > 1, dtype.type(2.0**-e), dtype.type(2.0**e))
         return again, jnp.where(again, other, scale), total
@@ -56,7 +58,11 @@ def _norm_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     """d|x| = x dx / |x|, and 0 at 0."""
     size = _norm(*primals)
     pairs = zip(*primals, *tangents, strict=True)
-    return size, sum(jnp.sum(safe_divide(x, size) * dx) for x, dx in pairs)
+    return size, _sum(jnp.sum(safe_divide(x, size) * dx) for x, dx in pairs)
+
+
+def _sum(scalars: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(jax.lax.add, scalars)  # Python's sum traces more slowly
 
 
 @jax.jit

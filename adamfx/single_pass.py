@@ -55,8 +55,9 @@ def configure(*, single_pass: bool) -> None:
 def _with_option(flags: str, on: bool) -> str:
     """XLA_FLAGS with or without the option, whatever else they say."""
     words = flags.split()
-    listed = [w.removeprefix(OPTIONS).split(",") for w in words if w.startswith(OPTIONS)]
-    options = [o for o in sum(listed, []) if o and o.split("=")[0] != OPTION] + [OPTION] * on
+    listed = [w.removeprefix(OPTIONS) for w in words if w.startswith(OPTIONS)]
+    options = [o for o in ",".join(listed).split(",") if o and o.split("=")[0] != OPTION]
+    options += [OPTION] * on
     rest = [w for w in words if not w.startswith(OPTIONS)]
     return " ".join(rest + [OPTIONS + ",".join(options)] * bool(options))
 

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import itertools
 import math
+import time
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ from adamfx.monitoring import metrics
 
 Tree = Any
 State = Any
+SECONDS_PER_DISPATCH = 0.02  # by the operations of a step; Ctrl-C waits that long
+PATIENCE = 0.1  # seconds to wait for the batches of one dispatch
 FAILED = "failed"  # the column that says whether to end the run; not in the history
 
 
@@ -85,7 +88,7 @@ def fit(
     has_aux: bool = False,
     steps: int | None = None,
     epochs: int = 1,
-    steps_per_dispatch: int = 1,
+    steps_per_dispatch: int | None = None,
     evaluate: Callable[[Tree, State], Any] | None = None,
     evaluate_every: int = 100,
     stop: Callable[[History], bool] | None = None,
@@ -104,15 +107,17 @@ def fit(
       tx: an adamfx or optax transformation.
       params: a tree of arrays.
       batches: an iterable of batches; each a tuple (or list) of the arguments after params, or one
-        argument. With several steps per dispatch one batch of another shape may have been taken from
-        it when the run ends.
+        argument. Where steps are dispatched together, one batch of another shape may have been taken
+        from it when the run ends.
       state: from `tx.init` or an earlier run; None: a new one.
       history: of an earlier run, to be continued (in a copy).
       has_aux: whether loss_fn returns more; scalars in `aux`, a dict, become columns of the history.
       steps: how many at most; None: until the batches end.
       epochs: how often to go through the batches; more than one needs an iterable that starts anew.
-      steps_per_dispatch: how many steps run as one program, over batches stacked on the host; larger
-        is faster for small models. Batches of another shape start a new program.
+      steps_per_dispatch: how many steps run as one program, over batches stacked on the host. None:
+        as many as take about 20 ms by the operations of a step, up to 64, or those whose batches came
+        within 0.1 s; one where `stop` has no `evaluate` to look at. No number changes the results. On
+        the CPU a loss with a convolution always runs step by step: in a loop it is 50 times as slow.
       evaluate: `evaluate(params, state)` returns a number or a dict of numbers, for the history.
       evaluate_every: steps between evaluations; there is one more at the end.
       stop: an early stop: `stop(history)` is asked after each dispatch, from the first evaluation on
@@ -125,7 +130,10 @@ def fit(
     """
     steps = None if steps is None else checks.steps("fit", "steps", steps)
     epochs = checks.steps("fit", "epochs", epochs, 1)
-    steps_per_dispatch = checks.steps("fit", "steps_per_dispatch", steps_per_dispatch, 1)
+    if steps_per_dispatch is not None:
+        steps_per_dispatch = checks.steps("fit", "steps_per_dispatch", steps_per_dispatch, 1)
+    elif stop and not evaluate:
+        steps_per_dispatch = 1
     evaluate_every = checks.steps("fit", "evaluate_every", evaluate_every, 1)
     if epochs > 1 and iter(batches) is batches:
         raise ValueError(
@@ -135,9 +143,9 @@ def fit(
     run, result = None, None
     try:
         with Interrupts() as interrupts, _bar(progress, _total(batches, epochs, steps)) as bar:
-            run = _Run(loss_fn, tx, params, state, history, has_aux, steps_per_dispatch, bar)
+            run = _Run(loss_fn, tx, params, state, history, has_aux, bar)
             stream = itertools.chain.from_iterable(itertools.repeat(batches, epochs))
-            groups = _Groups(stream, steps_per_dispatch, interrupts)
+            groups = _Groups(stream, steps_per_dispatch, interrupts, run.suited)
             limit = math.inf if steps is None else steps
             try:
                 reason = _loop(run, groups, limit, evaluate, evaluate_every, stop, interrupts)
@@ -183,16 +191,15 @@ def _loop(
             reason = "interrupted"
             break
         until = every - run.total % every  # in steps of all runs, so that a resumed one keeps time
-        group, stacked = groups.take(int(min(until, limit - run.steps)))
-        if not group:
+        n, k, stacked = groups.take(int(min(until, limit - run.steps)))
+        if not n:
             reason = "interrupted" if interrupts.pressed else "end of batches"
             break
-        run.dispatch(group, stacked)
+        run.dispatch(n, k, stacked)
         run.drain(keep=0 if stop else 1)
         if evaluate and run.total % every == 0 and not interrupts.pressed:
             evaluation()
         if run.failed:
-            reason = "nonfinite"
             break
         ready = evaluated or not evaluate  # with an evaluation to look at, if there are any
         if stop and ready and not interrupts.pressed:
@@ -200,6 +207,8 @@ def _loop(
             if answer is not LEFT and answer:
                 reason = "stop"
                 break
+    run.drain()
+    reason = "nonfinite" if run.failed else reason
     if evaluate and run.steps > evaluated and not interrupts.pressed:
         evaluation()
     return reason
@@ -223,7 +232,7 @@ def _warn(run: _Run, reason: str) -> None:
 class _Run:
     """Parameters, state and history of a run, always those of one step that is complete."""
 
-    def __init__(self, loss_fn, tx, params, state, history, has_aux, k, bar):
+    def __init__(self, loss_fn, tx, params, state, history, has_aux, bar):
         self.tx = as_transformation(tx)
         checks.leaves("fit", trees.flatten(params)[0], params)
         self.params = _copy(params)
@@ -236,10 +245,11 @@ class _Run:
         self.columns: set[str] = set()  # that every step writes
         self.failed = False
         self.skips = bool(sentence.memories(self.state, "too_many"))
-        self.pending: list[tuple[int, int, dict]] = []
-        self.bar, self.k = bar, k
+        self.pending: list[tuple[int, int, Any, dict]] = []
+        self.bar = bar
         cached = isinstance(loss_fn, Hashable)
         self.program = (_program if cached else _program.__wrapped__)(loss_fn, has_aux)
+        self.loops = True
 
     @property
     def total(self) -> int:
@@ -253,18 +263,33 @@ class _Run:
             return False
         return not any(x.is_deleted() for x in jax.tree.leaves((self.params, self.state)))
 
-    def dispatch(self, n: int, batches: Tree) -> None:
-        """Starts n steps; does not wait for them."""
-        self.params, self.state, records = self.program(
-            self.tx, self.params, self.state, batches, np.int32(n), self.k
+    def suited(self, batch: Tree, asked: int | None) -> int:
+        """How many steps to dispatch together. By counting, not by the clock: equal runs stay equal."""
+        step = self.program.one.trace(self.tx, self.params, self.state, batch)
+        on_cpu = jax.default_backend() == "cpu"
+        self.loops = not (on_cpu and _convolves(step.jaxpr.jaxpr))
+        if not self.loops:
+            return 1
+        if asked:
+            return asked
+        cost = step.lower().cost_analysis()
+        speed = 1e10 if on_cpu else 1e13  # operations per second, of an ordinary device
+        return int(np.clip(SECONDS_PER_DISPATCH * speed / max(cost["flops"], 1.0), 1, 64))
+
+    def dispatch(self, n: int, k: int, batches: Tree) -> None:
+        """Starts n of at most k steps; does not wait for them."""
+        done, self.params, self.state, records = self.program.run(
+            self.tx, self.params, self.state, batches, np.int32(n), k if self.loops else None
         )
-        self.pending.append((self.steps, n, records))
+        self.pending.append((self.steps, n, done, records))
         self.steps += n
 
     def drain(self, keep: int = 0) -> None:
         """Waits for all dispatches but the last `keep`, and writes down what they measured."""
         while len(self.pending) > keep:
-            before, n, records = self.pending.pop(0)
+            before, asked, done, records = self.pending.pop(0)
+            n = int(done)  # fewer than asked for where a failure has ended them
+            self.steps -= asked - n
             columns = {name: np.asarray(x)[:n] for name, x in records.items()}
             step = self.start + before + 1 + np.arange(n)
             self.failed = self.failed or bool(columns.pop(FAILED)[-1])
@@ -287,11 +312,18 @@ class _Run:
         return Fit(self.params, self.state, self.history, reason)
 
 
+class _Program(NamedTuple):
+    one: Any  # one step, of one batch
+    run: (
+        Any  # up to k steps as one loop, the same code for any number of them; k None: one, no loop
+    )
+
+
 @functools.lru_cache(maxsize=16)
-def _program(loss_fn: Callable, has_aux: bool) -> Callable:
-    """Up to k steps as one compiled loop, the same code for any number of them."""
+def _program(loss_fn: Callable, has_aux: bool) -> _Program:
     gradient = _gradient(loss_fn, has_aux)
 
+    @jax.jit
     def one(tx, params, state, batch):
         out, grads = gradient(params, *batch)
         loss, aux = out if has_aux else (out, {})
@@ -312,18 +344,36 @@ def _program(loss_fn: Callable, has_aux: bool) -> Callable:
 
     @functools.partial(jax.jit, donate_argnums=(1, 2), static_argnums=5)
     def run(tx, params, state, batches, n, k):
-        def turn(i, carry):
-            params, state, records = carry
-            batch = jax.tree.map(lambda x: jnp.asarray(x)[i], batches)
-            params, state, new = one(tx, params, state, batch)
-            return params, state, {c: records[c].at[i].set(x) for c, x in new.items()}
-
         first = jax.tree.map(lambda x: x[0], batches)
+        if k is None:
+            params, state, record = one(tx, params, state, first)
+            return n, params, state, {c: x[None] for c, x in record.items()}
         columns = jax.eval_shape(one, tx, params, state, first)[2]
         records = {c: jnp.zeros(k, x.dtype) for c, x in columns.items()}
-        return jax.lax.fori_loop(0, n, turn, (params, state, records))
 
-    return run
+        def turn(carry):
+            i, _, params, state, records = carry
+            batch = jax.tree.map(lambda x: jnp.asarray(x)[i], batches)
+            params, state, new = one(tx, params, state, batch)
+            records = {c: records[c].at[i].set(x) for c, x in new.items()}
+            return i + 1, new[FAILED] > 0, params, state, records
+
+        start = (jnp.zeros_like(n), jnp.asarray(False), params, state, records)
+        i, _, *end = jax.lax.while_loop(lambda c: (c[0] < n) & ~c[1], turn, start)
+        return i, *end
+
+    return _Program(one, run)
+
+
+def _convolves(jaxpr: Any) -> bool:
+    """Whether there is a convolution in a program."""
+    for eqn in jaxpr.eqns:
+        inner = [getattr(x, "jaxpr", x) for x in jax.tree.leaves(list(eqn.params.values()))]
+        if eqn.primitive.name == "conv_general_dilated":
+            return True
+        if any(_convolves(x) for x in inner if hasattr(x, "eqns")):
+            return True
+    return False
 
 
 def _scalars(aux: Any) -> dict[str, Any]:
@@ -361,20 +411,34 @@ def _evaluated(found: Any, taken: set[str]) -> dict[str, float]:
 
 
 class _Groups:
-    """Batches taken together: as many of one shape as are asked for, stacked, k in length."""
+    """Batches taken together: as many of one shape as are asked for, stacked, k in length.
 
-    def __init__(self, stream: Iterator, k: int, interrupts: Interrupts):
-        self.stream, self.k, self.interrupts = stream, k, interrupts
+    k, if it is None, is what `suited` says of the first batch.
+    """
+
+    def __init__(self, stream: Iterator, k: int | None, interrupts: Interrupts, suited: Callable):
+        self.stream, self.k, self.interrupts, self.suited = stream, k, interrupts, suited
+        self.patience = PATIENCE if k is None else math.inf
+        self.begun = False
         self.held: Any = None  # of another shape than the last group
+        self.error: BaseException | None = None  # to be raised when what came before is trained
 
-    def take(self, n: int) -> tuple[int, Tree]:
-        """(how many, the stacked batches); (0, None) at the end."""
+    def take(self, n: int) -> tuple[int, int, Tree]:
+        """(how many, k, the stacked batches); (0, k, None) at the end."""
         group: list = []
-        while len(group) < min(n, self.k) and not self.interrupts.pressed:
-            batch = self.held
-            self.held = None
+        end = math.inf
+        while len(group) < min(n, self.k or 1) and not self.interrupts.pressed:
+            if time.monotonic() > end:
+                break
+            batch, self.held = self.held, None
             if batch is None:
-                batch = self.interrupts.leavable(next, self.stream, LEFT)
+                try:
+                    batch = self._next()
+                except BaseException as error:
+                    if not group:
+                        raise
+                    self.error = error
+                    break
                 if batch is LEFT:
                     break
                 batch = jax.tree.map(
@@ -384,11 +448,21 @@ class _Groups:
             if group and _shapes(batch) != _shapes(group[0]):
                 self.held = batch
                 break
+            if not self.begun:
+                self.begun, self.k = True, self.suited(batch, self.k)
+            if not group:
+                end = time.monotonic() + self.patience
             group.append(batch)
+        k = self.k or 1
         if not group:
-            return 0, None
-        whole = group + group[-1:] * (self.k - len(group))
-        return len(group), jax.tree.map(_stack, *whole)
+            return 0, k, None
+        whole = group + group[-1:] * (k - len(group))
+        return len(group), k, jax.tree.map(_stack, *whole)
+
+    def _next(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.interrupts.leavable(next, self.stream, LEFT)
 
 
 def _shapes(batch: Tree) -> Any:

@@ -153,7 +153,7 @@ def test_a_step_that_fails_says_what_is_left():
         return loss(p, x) + jax.pure_callback(check, jax.ShapeDtypeStruct((), "float32"), x)
 
     with pytest.raises(Exception, match="device") as info:
-        fit(broken, fx.sgd(0.1), P, BATCHES)
+        fit(broken, fx.sgd(0.1), P, BATCHES, steps_per_dispatch=1)
     result = info.value.result
     assert result.reason == "failed"
     assert result.history.rows in (4, 5)

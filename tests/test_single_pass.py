@@ -102,7 +102,8 @@ def ran(tmp_path_factory):
 @pytest.mark.slow
 def test_the_same_numbers(ran):
     on, off = ran["on"][0], ran["off"][0]
-    assert set(on) == set(off) and len(on) > 500
+    assert set(on) == set(off)
+    assert len(on) > 500
     for name in on:
         np.testing.assert_allclose(on[name], off[name], rtol=1e-12, atol=1e-14, err_msg=name)
 
@@ -119,7 +120,7 @@ def test_memory_is_crossed_once(ran, name, form):
 def test_too_late_says_so(monkeypatch):
     jnp.ones(1)
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
-    with pytest.raises(RuntimeError, match="too late for single_pass=True.*restart the kernel"):
+    with pytest.raises(RuntimeError, match=r"too late for single_pass=True.*restart the kernel"):
         fx.configure(single_pass=True)
     assert os.environ["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=false"
     assert not single_pass.is_on()

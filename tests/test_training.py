@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from table import OPTIMIZERS, WRAPPERS, tree
 
 import adamfx as fx
+from adamfx import training
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(240, 5)).astype(np.float32)
@@ -90,13 +91,68 @@ def test_fit_equals_a_loop_and_leaves_what_it_was_given():
     assert not np.asarray(PARAMS["w"]).any()
 
 
-@pytest.mark.parametrize("k", [3, 8, 100])
+@pytest.mark.parametrize("k", [None, 3, 8, 100])
 def test_steps_per_dispatch_change_no_bit(k):
     ragged = [*BATCHES, (X[:7], Y[:7]), *BATCHES[:2]]
-    one = fit(loss, fx.adam(0.1), PARAMS, ragged)
+    one = fit(loss, fx.adam(0.1), PARAMS, ragged, steps_per_dispatch=1)
     many = fit(loss, fx.adam(0.1), PARAMS, ragged, steps_per_dispatch=k)
     equal(one[:2], many[:2])
     equal(dict(one.history), dict(many.history))
+
+
+@pytest.fixture
+def dispatched(monkeypatch):
+    """(n, k) of each dispatch; k is None where there is no loop."""
+    seen = []
+    dispatch = training._Run.dispatch
+
+    def noted(run, n, k, batches):
+        seen.append((n, k if run.loops else None))
+        dispatch(run, n, k, batches)
+
+    monkeypatch.setattr(training._Run, "dispatch", noted)
+    return seen
+
+
+def test_small_steps_go_together(dispatched):
+    fit(loss, fx.adam(0.1), PARAMS, BATCHES * 4, evaluate=lambda p, s: 0.0, evaluate_every=70)
+    assert dispatched == [(64, 64), (6, 64), (26, 64)]
+
+
+def test_large_steps_go_one_by_one(dispatched):
+    def heavy(p, x, y):
+        return loss(p, x, y) + 0 * jnp.sum(jnp.ones((700, 700)) @ jnp.full((700, 700), p["w"][0]))
+
+    fit(heavy, fx.adam(0.1), PARAMS, BATCHES[:3])
+    assert dispatched == [(1, 1)] * 3
+
+
+def test_an_early_stop_is_asked_after_each_step(dispatched):
+    r = fit(loss, fx.adam(0.1), PARAMS, BATCHES, stop=lambda history: history.rows == 5)
+    assert (r.reason, r.history.rows) == ("stop", 5)
+    assert dispatched == [(1, 1)] * 5
+
+
+def test_slow_batches_are_not_waited_for(dispatched):
+    def slow():
+        for batch in BATCHES[:4]:
+            yield batch
+            time.sleep(0.06)
+
+    one = fit(loss, fx.adam(0.1), PARAMS, BATCHES[:4])
+    dispatched.clear()
+    equal(fit(loss, fx.adam(0.1), PARAMS, slow())[:2], one[:2])
+    assert sum(n for n, _ in dispatched) == 4
+    assert max(n for n, _ in dispatched) <= 3
+
+
+@pytest.mark.parametrize("k", [None, 4])
+def test_convolutions_run_outside_loops_on_the_cpu(dispatched, k):
+    def convolve(p, x, y):
+        return loss(p, x, y) + jax.jit(jnp.convolve)(y[:, 0], p["w"][:, 0]).sum()
+
+    fit(convolve, fx.sgd(0.01), PARAMS, BATCHES[:3], steps_per_dispatch=k)
+    assert dispatched == [(1, None)] * 3
 
 
 def test_resume_in_the_middle_is_bitwise_equal(tmp_path):
@@ -152,9 +208,11 @@ def test_progress_bar_shows_loss_rate_and_gradient_norm(capsys):
     assert all(word in text for word in ("loss=", "lr=0.1", "grad="))
 
 
-def test_too_many_nonfinite_gradients_end_the_run():
+@pytest.mark.parametrize("k", [None, 1, 30])
+def test_too_many_nonfinite_gradients_end_the_run(k):
     bad = [(X[:10] * np.nan, Y[:10])] * 50
-    r = fit(loss, fx.skip_nonfinite(fx.adam(0.1), 3), PARAMS, BATCHES[:2] + bad)
+    tx = fx.skip_nonfinite(fx.adam(0.1), 3)
+    r = fit(loss, tx, PARAMS, BATCHES[:2] + bad, steps_per_dispatch=k)
     assert r.reason == "nonfinite"
     assert np.isfinite(r.params["w"]).all()
     assert r.history.rows < 10
@@ -249,7 +307,7 @@ def test_ctrl_c_at_300_random_moments():
     rng = random.Random(0)
     stops = []
     for i in range(300):
-        k = rng.choice([1, 4])
+        k = rng.choice([None, 1, 4])
         delays = [rng.uniform(0, 0.03)] + [rng.uniform(0, 0.004) for _ in range(rng.randrange(3))]
         options = {"steps_per_dispatch": k, "evaluate": lambda p, s: 0.0, "evaluate_every": 7}
         with Presses(*delays):

@@ -1,0 +1,443 @@
+"""What is measured, one function per question. Each yields rows; `report` shows them.
+
+The bars are those that the project has set itself, with optax, torch or a hand-written loop as the
+other side. A row without a bar is there to be seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import contenders
+from benchmarks.contenders import CLIPPED, OPTIMIZERS, Case
+from benchmarks.timing import Entry, Ratio, Worker, ceiling, race, ratio
+
+
+class Row(NamedTuple):
+    """One line of the result; `met` is None where there is no bar."""
+
+    suite: str
+    what: str
+    value: float
+    unit: str = "x"  # of the peer
+    low: float | None = None
+    high: float | None = None
+    same: float | None = None  # two copies of the peer, slowest over fastest
+    bar: float | None = None
+    met: bool | None = None
+    note: str = ""
+
+
+class Plan(NamedTuple):
+    """How much to do: everything, or (--quick) enough to see that it runs."""
+
+    quick: bool
+
+    def __call__(self, full: Any, quick: Any) -> Any:
+        return quick if self.quick else full
+
+    @property
+    def rounds(self) -> int:
+        return self(41, 3)
+
+    @property
+    def burst(self) -> float:
+        return self(0.02, 0.0)
+
+
+def _row(suite: str, what: str, r: Ratio, bar: float, note: str = "") -> Row:
+    """A ratio whose median is to be at most the bar."""
+    return Row(suite, what, r.middle, "x", r.low, r.high, r.same, bar, r.middle <= bar, note)
+
+
+def _per_step(times: np.ndarray) -> str:
+    seconds = float(np.median(times))
+    return f"{seconds * 1e6:.3g} us" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms"
+
+
+# ---- outside jit ---------------------------------------------------------------------------------
+
+
+def eager(plan: Plan) -> Iterator[Row]:
+    """`update` called outside jit, against optax's."""
+    bars = {"adam": 1 / 15, CLIPPED: 1 / 20}
+    with Worker() as worker:
+        for leaves in plan((1, 100, 1000), (2,)):
+            for name in bars:
+                case = Case("adamfx", name, leaves, 1000, mode="eager")
+                pair = [Entry(n, case._replace(library=n), worker) for n in ("adamfx", "optax")]
+                times = race(pair, plan(25, 3), plan.burst)
+                r = ratio(times["adamfx"], times["optax"])
+                note = _per_step(times["adamfx"])
+                if leaves == 100:
+                    yield _row("outside jit", f"{name}, {case.tree}", r, bars[name], note)
+                else:
+                    yield Row("outside jit", f"{name}, {case.tree}", *_unbarred(r), note=note)
+
+
+def _unbarred(r: Ratio) -> tuple:
+    return r.middle, "x", r.low, r.high, r.same
+
+
+# ---- jitted, default flags -----------------------------------------------------------------------
+
+
+def jitted_cases(plan: Plan) -> list[Case]:
+    one = Case("adamfx")
+    leaves = [one._replace(leaves=n) for n in plan((1, 10, 100, 1000, 2000), (3,))]
+    sizes = [
+        one._replace(size=n) for n in plan((100_000, 1_000_000, 10_000_000, 60_000_000), (10_000,))
+    ]
+    many = [one._replace(optimizer=o, leaves=plan(100, 2)) for o in OPTIMIZERS[1:]]
+    large = [one._replace(optimizer=o, size=plan(32_000_000, 2000)) for o in OPTIMIZERS]
+    kinds = [
+        one._replace(dtype=d, leaves=n, size=s)
+        for d in ("bfloat16", "mixed")
+        for n, s in plan(((100, 1000), (2, 8_000_000)), ((2, 1000),))
+    ]
+    scan = [one._replace(mode="scan", leaves=plan(100, 2), dispatch=10)]
+    return leaves + sizes + many + large + kinds + scan
+
+
+def jitted(plan: Plan) -> Iterator[Row]:
+    """update and apply_updates in one jit, donated, the optimizer closed over, against optax."""
+    with Worker() as worker:
+        limit = worker.ask(ceiling, plan(32_000_000, 100_000))
+        yield Row("memory", "ceiling: y <- 2 y in place", limit / 1e9, "GB/s")
+        for case in jitted_cases(plan):
+            copies = 3 if case.leaves * case.size < 1e6 and case.leaves <= 100 else 2
+            pair = [
+                Entry(n, case._replace(library=n), worker, copies=copies)
+                for n in ("adamfx", "optax")
+            ]
+            times = race(pair, plan.rounds, plan.burst)
+            r = ratio(times["adamfx"], times["optax"])
+            met = r.low <= 1.0 and r.middle <= r.same + 0.05
+            what = f"{case.optimizer}, {case.tree}{', scan' if case.mode == 'scan' else ''}"
+            note = _per_step(times["adamfx"])
+            if case.parameters >= 10_000_000 and case.dtype == "float32":
+                note += ", " + _share(case, times["adamfx"], limit)
+            yield Row("jitted", what, *_unbarred(r), bar=1.0, met=met, note=note)
+
+
+def _share(case: Case, times: np.ndarray, limit: float) -> str:
+    """How near to the memory's ceiling a step is that would move each byte once."""
+    moved = contenders.least_bytes(case) * case.parameters / float(np.median(times))
+    return f"{moved / limit:.2f} of the ceiling"
+
+
+def tiny(plan: Plan) -> Iterator[Row]:
+    """One leaf of ten floats: what a step costs at the least."""
+    case = Case("adamfx", size=10)
+    with Worker() as worker:
+        times = race(
+            [
+                Entry("adamfx", case, worker, 3),
+                Entry("argument", case._replace(mode="argument"), worker, 3),
+                Entry("optax", case._replace(library="optax"), worker, 3),
+            ],
+            plan.rounds,
+            plan.burst,
+        )
+    r = ratio(times["adamfx"], times["optax"])
+    yield _row("tiny", f"adam, {case.tree}, closed over", r, 1.05, _per_step(times["adamfx"]))
+    more = (np.median(times["argument"]) - np.median(times["optax"])) * 1e6
+    what = f"adam, {case.tree}, the optimizer as argument: more than optax closed over"
+    yield Row("tiny", what, float(more), "us", bar=15.0, met=bool(more <= 15))
+
+
+# ---- many steps in one dispatch ------------------------------------------------------------------
+
+
+def dispatch(plan: Plan) -> Iterator[Row]:
+    """100 steps under one scan against 100 dispatched steps of optax."""
+    bars = {(200, 1000): 0.25, (1000, 1000): 0.20, (200, 100): 0.06}
+    with Worker() as worker:
+        for (leaves, size), bar in bars.items():
+            case = Case("adamfx", leaves=plan(leaves, 2), size=size, mode="scan")
+            peer = case._replace(library="optax", mode="jit")
+            entries = [Entry("adamfx", case, worker), Entry("optax", peer, worker)]
+            times = race(entries, plan(15, 3), plan(0.1, 0.0))
+            r = ratio(times["adamfx"], times["optax"])
+            note = _per_step(times["adamfx"])
+            yield _row("one dispatch", f"adam, {case.tree}, 100 steps", r, bar, note)
+
+
+# ---- one pass over memory ------------------------------------------------------------------------
+
+
+def single_pass(plan: Plan) -> Iterator[Row]:
+    """With fx.configure(single_pass=True), against optax and torch in processes of their own."""
+    size = plan(32_000_000, 10_000)
+    with Worker(single_pass=True) as ours, Worker() as default:
+        limit = default.ask(ceiling, size)
+        peers = [("torch fused", 1.05), ("torch foreach", None)] if _has_torch() else []
+        for name in ("adam", "adamw", "rmsprop", "lion", "momentum", CLIPPED, "lamb"):
+            case = Case("adamfx", name, 1, size)
+            entries = [
+                Entry("adamfx", case, ours),
+                Entry("adamfx, default flags", case, default),
+                Entry("optax", case._replace(library="optax"), default),
+            ]
+            no_fused = ("rmsprop", "lion", "lamb")
+            there = [n for n, _ in peers if name not in no_fused]
+            there += [n for n, _ in peers if name == "rmsprop" and "foreach" in n]
+            entries += [Entry(n, case._replace(library=n), default) for n in there]
+            times = race(entries, plan(21, 3), plan.burst)
+            note = f"{_per_step(times['adamfx'])}, {_share(case, times['adamfx'], limit)}"
+            barred = name in ("adam", "adamw", "rmsprop", "lion")
+            for peer in times:
+                if peer == "adamfx":
+                    continue
+                r = ratio(times["adamfx"], times[peer])
+                what = f"{name}, {case.tree}, of {peer}"
+                bar = 0.65 if peer == "optax" and barred else None
+                bar = 1.05 if (peer, name) == ("torch fused", "adam") else bar
+                if bar:
+                    yield _row("single pass", what, r, bar, note)
+                else:
+                    yield Row("single pass", what, *_unbarred(r), note=note)
+        for name in ("adam", "adamw", "rmsprop", "lion", "momentum", CLIPPED):
+            case = Case("adamfx", name, 1, size)
+            moved, least = ours.ask(_bytes_moved, case), contenders.least_bytes(case)
+            bar = 0.01 if name == "adam" else None
+            note = f"at least {least:.0f}; optax with default flags "
+            note += f"{default.ask(_bytes_moved, case._replace(library='optax')):.2f}"
+            met = abs(moved - 28) <= 0.01 if bar and not plan.quick else None
+            what = f"{name}, {case.tree}: bytes per parameter"
+            yield Row(
+                "single pass", what, moved, "bytes", bar=28.01 if bar else None, met=met, note=note
+            )
+
+
+def _has_torch() -> bool:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _lowered(case: Case) -> Any:
+    import jax
+
+    params, grads = contenders.trees(case)
+    tx, _ = contenders.optimizer(case)
+    one = contenders.step(case)
+    return jax.jit(one, donate_argnums=(0, 1)).trace(params, tx.init(params), grads)
+
+
+def _bytes_moved(held: dict, case: Case) -> float:
+    """Per parameter, by XLA's own count."""
+    cost: Any = _lowered(case).lower().compile().cost_analysis()
+    return cost["bytes accessed"] / case.parameters
+
+
+# ---- compiling -----------------------------------------------------------------------------------
+
+
+def compiling(plan: Plan) -> Iterator[Row]:
+    """Tracing, lowering and compiling 1,000 leaves; both sides start without caches."""
+    bars = {"trace": 0.30, "lower": None, "compile": 0.95}
+    for name in (CLIPPED, "adam"):
+        case = Case("adamfx", name, plan(1000, 3), 1000)
+        found: dict[str, dict[str, list]] = {"adamfx": {}, "optax": {}}
+        with Worker() as worker:
+            for _ in range(plan(4, 2)):
+                for library in found:
+                    parts = worker.ask(_compile, case._replace(library=library))
+                    for part, seconds in parts.items():
+                        found[library].setdefault(part, []).append(seconds)
+        for part, bar in bars.items():
+            ours, peer = (np.asarray([found[n][part]]) for n in ("adamfx", "optax"))
+            r = ratio(ours, peer)._replace(same=float(peer.max() / peer.min()))
+            what, note = f"{part}, {name}, {case.tree}", f"{np.median(ours):.3g} s"
+            if bar and name == CLIPPED:
+                yield _row("compiling", what, r, bar, note)
+            else:
+                yield Row("compiling", what, *_unbarred(r), note=note)
+        ours, peer = found["adamfx"]["equations"][0], found["optax"]["equations"][0]
+        what = f"equations, {name}, {case.tree}"
+        yield Row(
+            "compiling", what, ours / peer, "x", note=f"{ours:,} and {peer:,}, inner ones once"
+        )
+
+
+def _compile(held: dict, case: Case) -> dict[str, float]:
+    import jax
+
+    jax.clear_caches()
+    marks = [time.perf_counter()]
+    traced = _lowered_only(case, marks)
+    lowered = traced.lower()
+    marks.append(time.perf_counter())
+    lowered.compile()
+    marks.append(time.perf_counter())
+    parts = dict(zip(("trace", "lower", "compile"), np.diff(marks[1:]).tolist(), strict=True))
+    return parts | {"equations": _equations(traced.jaxpr.jaxpr, set())}
+
+
+def _lowered_only(case: Case, marks: list[float]) -> Any:
+    import jax
+
+    params, grads = contenders.trees(case)
+    tx, _ = contenders.optimizer(case)
+    state = tx.init(params)
+    one = contenders.step(case)
+    marks.append(time.perf_counter())
+    traced = jax.jit(one, donate_argnums=(0, 1)).trace(params, state, grads)
+    marks.append(time.perf_counter())
+    return traced
+
+
+def _equations(jaxpr: Any, seen: set) -> int:
+    """Equations of a program; a function inside that is called many times counts once."""
+    count = 0
+    for eqn in jaxpr.eqns:
+        count += 1
+        for x in eqn.params.values():
+            for inner in x if isinstance(x, (tuple, list)) else (x,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns") and id(inner) not in seen:
+                    seen.add(id(inner))
+                    count += _equations(inner, seen)
+    return count
+
+
+# ---- memory, and compilations of a run -----------------------------------------------------------
+
+
+def memory(plan: Plan) -> Iterator[Row]:
+    """What a state holds, what a step needs at its peak, and how often a run compiles."""
+    size = plan(1_000_000, 1000)
+    with Worker() as worker:
+        for dtype in ("float32", "bfloat16"):
+            for name in ("adam", CLIPPED):
+                case = Case("adamfx", name, 4, size, dtype)
+                (ours, peak), (theirs, their_peak) = (
+                    worker.ask(_memory, case._replace(library=n)) for n in ("adamfx", "optax")
+                )
+                what, note = f"{name}, {case.tree}", f"optax {theirs:.2f}"
+                yield Row("memory", f"{what}: state bytes per parameter", ours, "bytes", note=note)
+                what += ": bytes per parameter at the peak of a step"
+                yield Row("memory", what, peak, "bytes", note=f"optax {their_peak:.2f}")
+        for mode in ("jit", "argument", "scan"):
+            count = worker.ask(_compilations, Case("adamfx", CLIPPED, 3, 10, mode=mode))
+            what = f"{CLIPPED}, {mode}: compilations in 100 steps"
+            yield Row("compiling", what, count, "", bar=1, met=count == 1)
+
+
+def _memory(held: dict, case: Case) -> tuple[float, float]:
+    import jax
+
+    tx, _ = contenders.optimizer(case)
+    params, _ = contenders.trees(case)
+    state = sum(x.nbytes for x in jax.tree.leaves(tx.init(params)))
+    m = _lowered(case).lower().compile().memory_analysis()
+    peak = (
+        m.argument_size_in_bytes
+        + m.output_size_in_bytes
+        + m.temp_size_in_bytes
+        - m.alias_size_in_bytes
+    )
+    return state / case.parameters, peak / case.parameters
+
+
+def _compilations(held: dict, case: Case) -> int:
+    """How many programs XLA compiles from the second step of a run to its end, plus the first."""
+    import jax
+
+    events: list[str] = []
+
+    def listen(event: str, *_: Any, **__: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            events.append(event)
+
+    run = contenders.contender(case._replace(dispatch=10))  # has made its first step, or dispatch
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        run(100)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    return 1 + len(events)
+
+
+# ---- accumulation --------------------------------------------------------------------------------
+
+
+def accumulation(plan: Plan) -> Iterator[Row]:
+    """accumulate(adam, 8) against seven additions and a step, compiled apart and donated."""
+    size = plan(10_000_000, 1000)
+    with Worker() as worker:
+        found = worker.ask(_accumulation, size, plan(15, 3))
+    r = ratio(*(np.asarray([found[n]]) for n in ("accumulate", "ideal")))
+    what = f"accumulate(adam, 8), 2 x {size:,}, of the ideal by hand"
+    yield _row("wrappers", what, r._replace(same=1.0), 1.2, "the ideal does not look for NaN")
+
+
+def _accumulation(held: dict, size: int, rounds: int) -> dict[str, list[float]]:
+    import jax
+    import jax.numpy as jnp
+
+    import adamfx as fx
+
+    k, tx = 8, fx.adam(1e-3)
+    params = {"a": jnp.ones(size), "b": jnp.ones(size)}
+    grads = jax.tree.map(lambda x: x * 0.1, params)
+    ours = fx.accumulate(tx, k)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def add(total, grads):
+        return jax.tree.map(jnp.add, total, grads)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
+    def emit(params, state, total):
+        params, state = tx.step(jax.tree.map(lambda x: x / k, total), state, params)
+        return params, state, jax.tree.map(jnp.zeros_like, total)
+
+    step = jax.jit(lambda p, s, g: ours.step(g, s, p), donate_argnums=(0, 1))
+    copy: Callable = functools.partial(jax.tree.map, jnp.copy)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    have = {
+        "ideal": (copy(params), tx.init(params), zeros),
+        "accumulate": (copy(params), ours.init(params)),
+    }
+
+    def ideal() -> None:
+        params, state, total = have["ideal"]
+        for _ in range(k):
+            total = add(total, grads)
+        have["ideal"] = jax.block_until_ready(emit(params, state, total))
+
+    def accumulate() -> None:
+        for _ in range(k):
+            have["accumulate"] = step(*have["accumulate"], grads)
+        jax.block_until_ready(have["accumulate"])
+
+    calls = {"ideal": ideal, "accumulate": accumulate}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    order = np.random.default_rng(0)
+    for r in range(rounds + 1):
+        for name in order.permutation(list(calls)):
+            start = time.perf_counter()
+            calls[name]()
+            if r:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+SUITES: dict[str, Callable[[Plan], Iterator[Row]]] = {
+    "eager": eager,
+    "jitted": jitted,
+    "tiny": tiny,
+    "dispatch": dispatch,
+    "single_pass": single_pass,
+    "compiling": compiling,
+    "memory": memory,
+    "accumulation": accumulation,
+}
