@@ -1,6 +1,10 @@
 """Every test runs under strict dtype and rank promotion, with warnings as errors."""
 
 import os
+import pathlib
+import sys
+
+sys.path.append(str(pathlib.Path(__file__).parents[1]))  # benchmarks, wherever pytest is started
 
 # Eight host devices, for the sharding tests; must be said before JAX starts.
 os.environ["XLA_FLAGS"] = (

@@ -225,6 +225,22 @@ def test_global_norm():
     assert fx.global_norm(jnp.full(10, 300, jnp.float16)) < 1000
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
+def test_the_derivative_of_a_norm(scale):
+    """x / |x|, where squares overflow or vanish too; the second one is (1 - u u^T) / |x|."""
+    x = np.random.default_rng(0).normal(size=5).astype(np.float32) * np.float32(scale)
+    unit = x.astype(float) / np.linalg.norm(x.astype(float))
+    for derivative in (jax.grad, jax.jacfwd):
+        np.testing.assert_allclose(derivative(fx.global_norm)(x), unit, rtol=1e-5)
+    if scale == 1:
+        second = (np.eye(5) - np.outer(unit, unit)) / np.linalg.norm(x)
+        np.testing.assert_allclose(jax.hessian(fx.global_norm)(x), second, rtol=1e-4, atol=1e-6)
+    both = jax.vmap(fx.global_norm)(jnp.stack([x, x / np.float32(scale)]))  # each by its own scale
+    np.testing.assert_allclose(
+        both, np.linalg.norm(x.astype(float)) * np.array([1, 1 / scale]), 1e-5
+    )
+
+
 @pytest.mark.parametrize("scale", [1e-25, 1e-3, 1.0, 1e25])
 def test_clipping_by_norm(scale):
     g = jax.tree.map(lambda x: x * np.float32(scale), tree(seed=1))

@@ -151,6 +151,31 @@ Clipping stretches what is short | clipping.py
 + max_norm / jnp.maximum(size, tiny)
   test_blocks.py::test_clipping_by_norm[0.001]
 
+The norm of scaled numbers is not scaled back | clipping.py
+- jnp.sqrt(total) / scale
++ jnp.sqrt(total)
+  test_defects.py::test_norms_up_to_the_largest_number
+
+What is small is not made large before it is squared | clipping.py
+- dtype.type(2.0**-e), dtype.type(2.0**e)
++ dtype.type(2.0**-e), dtype.type(2.0**-e)
+  test_blocks.py::test_global_norm
+
+The derivative of a norm | clipping.py
+- safe_divide(x, size) * dx
++ x * dx
+  test_blocks.py::test_the_derivative_of_a_norm
+
+The results of a single pass wait for one another | single_pass.py
+- np.int8(2), np.int8(1))
++ np.int8(1), np.int8(1))
+  test_single_pass.py::test_memory_is_crossed_once[adam-step]
+
+A loop goes on after a failure | training.py
+- (c[0] < n) & ~c[1]
++ (c[0] < n)
+  test_training.py::test_too_many_nonfinite_gradients_end_the_run[30]
+
 Steps are counted from one | sentence.py
 - "count": replicate(anchor, jnp.zeros((), jnp.int32))
 + "count": replicate(anchor, jnp.ones((), jnp.int32))
