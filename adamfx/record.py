@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 Array = Any
@@ -67,16 +68,21 @@ class Moments:
         return self.replace(direction=quotient(self), first=None, second=None)
 
 
-def safe_root(x: Array) -> Array:
-    """sqrt(x), and 0 for x <= 0; the inner `where` keeps its derivative at 0 finite. NaN stays NaN."""
-    zero = x <= 0
-    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
-
-
 def safe_divide(x: Array, y: Array) -> Array:
-    """x / y, and 0 where y is 0, also in the derivative."""
-    nonzero = y != 0
-    return jnp.where(nonzero, x / jnp.where(nonzero, y, 1), 0)
+    """x / y, and 0 where y is 0, as is the derivative there. NaN stays NaN."""
+    return x / jnp.where(y == 0, jnp.inf, y)
+
+
+@jax.custom_jvp
+def safe_root(x: Array) -> Array:
+    """sqrt(x), and 0 for x <= 0, as is the derivative there. NaN stays NaN."""
+    return jnp.sqrt(jnp.maximum(x, 0))
+
+
+@safe_root.defjvp
+def _safe_root_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    y = safe_root(*primals)
+    return y, safe_divide(0.5, y) * tangents[0]
 
 
 DENOMINATORS = {
