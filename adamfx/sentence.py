@@ -24,7 +24,7 @@ import numpy as np
 
 from adamfx import checks, single_pass, trees
 from adamfx.record import Moments
-from adamfx.values import Form, Value
+from adamfx.values import Form, Static, Value
 
 Array = Any
 Tree = Any
@@ -208,6 +208,8 @@ class Run(NamedTuple):
     forms: tuple[Form, ...]
     finish: str = "carry"  # "carry": as computed; "update": in the output's dtype; "step": p + u
     dtype: Any = None  # of the output
+    scalars: Any = None  # structure of the scalars
+    numbers: tuple = ()  # those that are Python numbers; None: an array, which is an argument
 
 
 Blocks = Sequence[tuple[str, Value]]
@@ -323,13 +325,21 @@ def run(
             shared[block.key] = _run_shared(block, step)
             if block.spec.moments == "opens":
                 rates = shared[block.key]
+        mode = finish if stretch is stretches[-1] else "carry"
+        prepared: dict[tuple, tuple] = {}  # by the blocks that act on a leaf
         for j in (j for j, t in enumerate(trained) if t):
-            active = [b for b in stretch if b.acts is None or b.acts[j]]
-            mode = finish if stretch is stretches[-1] else "carry"
+            active = tuple(b for b in stretch if b.acts is None or b.acts[j])
+            if active not in prepared:
+                scalars = [(b.hyper, shared[b.key]) for b in active]
+                prepared[active] = (
+                    tuple(b.form for b in active),
+                    *_split((state["count"], scalars)),
+                )
+            forms, structure_of_scalars, numbers, arrays = prepared[active]
             needs_param = mode == "step" or any(b.spec.needs_params for b in active)
             x[j], g[j], memories = _run_leaf(
-                Run(tuple(b.form for b in active), mode, to[j]),
-                (state["count"], [b.hyper for b in active], [shared[b.key] for b in active]),
+                Run(forms, mode, to[j], structure_of_scalars, numbers),
+                arrays,
                 ([b.memory(j) for b in active], p[j] if needs_param else None, g[j], x[j]),
             )
             for block, memory in zip(active, memories, strict=True):
@@ -369,10 +379,21 @@ def _run_shared(block: Block, step: Step) -> Any:
     return result
 
 
+def _split(scalars: Any) -> tuple[Any, tuple, list]:
+    """(structure, Python numbers or None, arrays): arguments cost time at each call of a leaf."""
+    leaves, structure = jax.tree.flatten(scalars)
+    is_number = [isinstance(x, (int, float, complex)) for x in leaves]
+    numbers = tuple(Static(x) if n else None for x, n in zip(leaves, is_number, strict=True))
+    return structure, numbers, [x for x, n in zip(leaves, is_number, strict=True) if not n]
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def _run_leaf(run: Run, scalars: tuple, arrays: tuple) -> tuple[Array, Array, list]:
+def _run_leaf(run: Run, scalars: list, arrays: tuple) -> tuple[Array, Array, list]:
     """A stretch on one array: (direction or new parameter, gradient, what the blocks remember)."""
-    count, hyper, shared = scalars
+    given = iter(scalars)
+    leaves = [next(given) if n is None else jnp.asarray(n.value) for n in run.numbers]
+    count, pairs = run.scalars.unflatten(leaves)
+    hyper, shared = [h for h, _ in pairs], [s for _, s in pairs]
 
     def stretch(arrays: tuple) -> tuple[Array, Array, list]:
         return _stretch(run, hyper, shared, *arrays)
