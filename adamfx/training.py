@@ -30,7 +30,7 @@ from adamfx.monitoring import metrics
 
 Tree = Any
 State = Any
-SECONDS_PER_DISPATCH = 0.02  # by the operations of a step; Ctrl-C waits that long
+SECONDS_PER_DISPATCH = 0.02  # about; Ctrl-C and the bar wait that long
 PATIENCE = 0.1  # seconds to wait for the batches of one dispatch
 FAILED = "failed"  # the column that says whether to end the run; not in the history
 
@@ -115,9 +115,9 @@ def fit(
       steps: how many at most; None: until the batches end.
       epochs: how often to go through the batches; more than one needs an iterable that starts anew.
       steps_per_dispatch: how many steps run as one program, over batches stacked on the host. None:
-        as many as take about 20 ms by the operations of a step, up to 64, or those whose batches came
-        within 0.1 s; one where `stop` has no `evaluate` to look at. No number changes the results. On
-        the CPU a loss with a convolution always runs step by step: in a loop it is 50 times as slow.
+        as many as take about 20 ms, up to 64, and no more than the batches that came within 0.1 s; one
+        where `stop` has no `evaluate` to look at. The results are the same bit for bit. On the CPU a
+        loss with a convolution always runs step by step: in a loop it takes 50 times as long.
       evaluate: `evaluate(params, state)` returns a number or a dict of numbers, for the history.
       evaluate_every: steps between evaluations; there is one more at the end.
       stop: an early stop: `stop(history)` is asked after each dispatch, from the first evaluation on
@@ -191,12 +191,14 @@ def _loop(
             reason = "interrupted"
             break
         until = every - run.total % every  # in steps of all runs, so that a resumed one keeps time
+        started = time.monotonic()
         n, k, stacked = groups.take(int(min(until, limit - run.steps)))
         if not n:
             reason = "interrupted" if interrupts.pressed else "end of batches"
             break
         run.dispatch(n, k, stacked)
         run.drain(keep=0 if stop else 1)
+        groups.pace(time.monotonic() - started)
         if evaluate and run.total % every == 0 and not interrupts.pressed:
             evaluation()
         if run.failed:
@@ -264,7 +266,7 @@ class _Run:
         return not any(x.is_deleted() for x in jax.tree.leaves((self.params, self.state)))
 
     def suited(self, batch: Tree, asked: int | None) -> int:
-        """How many steps to dispatch together. By counting, not by the clock: equal runs stay equal."""
+        """How many steps one program can hold. By counting, not by the clock: equal runs stay equal."""
         step = self.program.one.trace(self.tx, self.params, self.state, batch)
         on_cpu = jax.default_backend() == "cpu"
         self.loops = not (on_cpu and _convolves(step.jaxpr.jaxpr))
@@ -274,7 +276,9 @@ class _Run:
             return asked
         cost = step.lower().cost_analysis()
         speed = 1e10 if on_cpu else 1e13  # operations per second, of an ordinary device
-        return int(np.clip(SECONDS_PER_DISPATCH * speed / max(cost["flops"], 1.0), 1, 64))
+        by_time = SECONDS_PER_DISPATCH * speed / max((cost or {}).get("flops", 0.0), 1.0)
+        by_memory = 2**23 / max(sum(getattr(x, "nbytes", 0) for x in jax.tree.leaves(batch)), 1)
+        return int(np.clip(min(by_time, by_memory), 1, 64))
 
     def dispatch(self, n: int, k: int, batches: Tree) -> None:
         """Starts n of at most k steps; does not wait for them."""
@@ -419,6 +423,7 @@ class _Groups:
     def __init__(self, stream: Iterator, k: int | None, interrupts: Interrupts, suited: Callable):
         self.stream, self.k, self.interrupts, self.suited = stream, k, interrupts, suited
         self.patience = PATIENCE if k is None else math.inf
+        self.ahead = 1.0 if k is None else math.inf  # how many at most, of the k that fit
         self.begun = False
         self.held: Any = None  # of another shape than the last group
         self.error: BaseException | None = None  # to be raised when what came before is trained
@@ -427,7 +432,7 @@ class _Groups:
         """(how many, k, the stacked batches); (0, k, None) at the end."""
         group: list = []
         end = math.inf
-        while len(group) < min(n, self.k or 1) and not self.interrupts.pressed:
+        while len(group) < min(n, self.ahead, self.k or 1) and not self.interrupts.pressed:
             if time.monotonic() > end:
                 break
             batch, self.held = self.held, None
@@ -442,7 +447,8 @@ class _Groups:
                 if batch is LEFT:
                     break
                 batch = jax.tree.map(
-                    lambda x: x if isinstance(x, jax.Array) else np.asarray(x),
+                    # A copy: the caller may fill the same array with the next batch.
+                    lambda x: x if isinstance(x, jax.Array) else np.array(x),
                     tuple(batch) if isinstance(batch, (tuple, list)) else (batch,),
                 )
             if group and _shapes(batch) != _shapes(group[0]):
@@ -458,6 +464,13 @@ class _Groups:
             return 0, k, None
         whole = group + group[-1:] * (k - len(group))
         return len(group), k, jax.tree.map(_stack, *whole)
+
+    def pace(self, seconds: float) -> None:
+        """Takes more where a dispatch was short, and fewer where it was long; of equal result."""
+        if seconds < SECONDS_PER_DISPATCH:
+            self.ahead *= 2
+        elif seconds > 2 * SECONDS_PER_DISPATCH:
+            self.ahead = max(1.0, self.ahead / 2)
 
     def _next(self) -> Any:
         if self.error is not None:

@@ -115,8 +115,40 @@ def dispatched(monkeypatch):
 
 
 def test_small_steps_go_together(dispatched):
-    fit(loss, fx.adam(0.1), PARAMS, BATCHES * 4, evaluate=lambda p, s: 0.0, evaluate_every=70)
-    assert dispatched == [(64, 64), (6, 64), (26, 64)]
+    r = fit(loss, fx.adam(0.1), PARAMS, BATCHES * 9, evaluate=lambda p, s: 0.0, evaluate_every=100)
+    assert {k for _, k in dispatched} == {64}
+    counts = [n for n, _ in dispatched]
+    assert counts[0] == 1  # the first says how long one takes
+    assert max(counts) > 1
+    assert set(np.cumsum(counts)) >= {100, 200, 216}  # where the evaluations are
+    np.testing.assert_array_equal(r.history["step"], np.arange(216) + 1)
+
+
+def test_long_dispatches_become_shorter(dispatched, monkeypatch):
+    clock = itertools.count(step=1.0)
+    monkeypatch.setattr(training.time, "monotonic", lambda: float(next(clock)))
+    fit(loss, fx.adam(0.1), PARAMS, BATCHES)
+    assert dispatched == [(1, 64)] * 24
+
+
+def test_one_array_filled_again_and_again():
+    """A reader may hand out the same memory each time."""
+    x, y = np.empty_like(BATCHES[0][0]), np.empty_like(BATCHES[0][1])
+
+    def reader():
+        for batch in BATCHES:
+            x[:], y[:] = batch
+            yield x, y
+
+    for k in (None, 1, 8):
+        again = fit(loss, fx.adam(0.1), PARAMS, reader(), steps_per_dispatch=k)
+        equal(again[:2], fit(loss, fx.adam(0.1), PARAMS, BATCHES)[:2])
+
+
+def test_large_batches_are_not_gathered(dispatched):
+    x = np.zeros((50_000, 5), np.float32)
+    fit(lambda p, x: jnp.sum(p["w"]) * jnp.sum(x[0]), fx.sgd(0.1), PARAMS, [x] * 2)
+    assert {k for _, k in dispatched} == {8}
 
 
 def test_large_steps_go_one_by_one(dispatched):
