@@ -28,12 +28,15 @@ def norm(leaves: list) -> jax.Array:
     """The 2-norm of a list of arrays as one vector; 0 for none. Its derivative at 0 is 0."""
     dtype = trees.at_least_float32(*{trees.real_dtype(trees.dtype_of(x)) for x in leaves})
     parts = [part for x in leaves for part in _real_parts(jnp.asarray(x), dtype)]
-    return _norm(parts) if parts else jnp.zeros((), dtype)
+    if not parts:
+        return jnp.zeros((), dtype)
+    root, scale = _scaled_norm(parts)
+    return root / jax.lax.stop_gradient(scale)
 
 
 @jax.custom_jvp
-def _norm(parts: list) -> jax.Array:
-    """sqrt(sum x^2): of x as it is and, only where that overflows or vanishes, of x times 2^-+e.
+def _scaled_norm(parts: list) -> tuple[jax.Array, jax.Array]:
+    """(|c x|, c): c = 1 and, only where the squares overflow or vanish, c = 2^-+e.
 
     A loop, of one turn as a rule, and of two at most: so the sums are compiled once.
     """
@@ -48,17 +51,25 @@ def _norm(parts: list) -> jax.Array:
         other = jnp.where(total > 1, dtype.type(2.0**-e), dtype.type(2.0**e))
         return again, jnp.where(again, other, scale), total
 
-    start = (jnp.asarray(True), jnp.ones((), dtype), jnp.zeros((), dtype))
-    _, scale, total = jax.lax.while_loop(lambda state: state[0], turn, start)
-    return jnp.sqrt(total) / scale
+    zero = _zero(parts)
+    _, scale, total = jax.lax.while_loop(lambda s: s[0], turn, (zero == 0, zero + 1, zero))
+    return jnp.sqrt(total), scale
 
 
-@_norm.defjvp
-def _norm_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    """d|x| = x dx / |x|, and 0 at 0."""
-    size = _norm(*primals)
+@_scaled_norm.defjvp
+def _scaled_norm_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    """d|x| = x dx / |x|, and 0 at 0; all times c, so that squares of |x| stay in range too."""
+    root, c = _scaled_norm(*primals)
     pairs = zip(*primals, *tangents, strict=True)
-    return size, _sum(jnp.sum(safe_divide(x, size) * dx) for x, dx in pairs)
+    d = _sum(jnp.sum(safe_divide(x * c, root) * (dx * c)) for x, dx in pairs)
+    return (root, c), (d, jnp.zeros_like(c))
+
+
+def _zero(parts: list) -> jax.Array:
+    """0, which in shard_map varies over the axes that the sum of the parts will vary over."""
+    if jax.sharding.get_abstract_mesh().manual_axes:
+        return _sum(jnp.sum(x.reshape(-1)[:0]) for x in parts)
+    return jnp.zeros((), parts[0].dtype)
 
 
 def _sum(scalars: Iterable[jax.Array]) -> jax.Array:

@@ -69,7 +69,7 @@ class Moments:
 
 
 def safe_divide(x: Array, y: Array) -> Array:
-    """x / y, and 0 where y is 0, as is the derivative there. NaN stays NaN."""
+    """x / y, and 0 for a finite x where y is 0, as is the derivative there. NaN stays NaN."""
     return x / jnp.where(y == 0, jnp.inf, y)
 
 

@@ -29,8 +29,9 @@ def configure(*, single_pass: bool) -> None:
         fx.configure(single_pass=True)  # before anything runs on JAX
 
     Large float32 parameters on the CPU take about two thirds of the time per step; small ones gain
-    nothing and take longer to compile. The results are the same to rounding. On other devices nothing
-    changes. The same without code: XLA_FLAGS=--xla_backend_extra_options=xla_cpu_use_multi_output_fusion
+    nothing and take longer to compile. The results are the same to rounding; a block's leaf function
+    runs once for each of them, and so does a print in it. On other devices nothing changes. Without
+    code: XLA_FLAGS=--xla_backend_extra_options=xla_cpu_use_multi_output_fusion
 
     XLA reads its flags once, when JAX runs its first computation or lists its devices; so this starts
     JAX, to see that they took effect. Call it after `jax.distributed.initialize`, before all else.

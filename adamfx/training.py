@@ -116,12 +116,13 @@ def fit(
       epochs: how often to go through the batches; more than one needs an iterable that starts anew.
       steps_per_dispatch: how many steps run as one program, over batches stacked on the host. None:
         as many as take about 20 ms, up to 64, and no more than the batches that came within 0.1 s; one
-        where `stop` has no `evaluate` to look at. The results are the same bit for bit. On the CPU a
-        loss with a convolution always runs step by step: in a loop it takes 50 times as long.
+        where `stop` has no `evaluate` to look at. Equal runs stay equal bit for bit, however long their
+        dispatches; another number given here may round differently. On the CPU a loss with a convolution
+        always runs step by step: in a loop it takes 50 times as long.
       evaluate: `evaluate(params, state)` returns a number or a dict of numbers, for the history.
       evaluate_every: steps between evaluations; there is one more at the end.
-      stop: an early stop: `stop(history)` is asked after each dispatch, from the first evaluation on
-        where there are some; see `no_improvement`.
+      stop: an early stop: `stop(history)` is asked after each evaluation; where there are none, after
+        each dispatch. See `no_improvement`.
       progress: a bar with loss, learning rate and gradient norm; None: if tqdm is installed.
 
     The history has the columns step, loss, gradient_norm, what `metrics(state)` finds (such as
@@ -179,8 +180,8 @@ def _loop(
 
     def evaluation() -> None:
         nonlocal evaluated
-        evaluated = run.steps
         run.drain()
+        evaluated = run.steps
         found = interrupts.leavable(evaluate, _copy(run.params), _copy(run.state))
         if found is not LEFT:
             run.history.record(_evaluated(found, run.columns))
@@ -197,14 +198,14 @@ def _loop(
             reason = "interrupted" if interrupts.pressed else "end of batches"
             break
         run.dispatch(n, k, stacked)
-        run.drain(keep=0 if stop else 1)
+        run.drain(keep=0 if run.needs_waiting or (stop and not evaluate) else 1)
         groups.pace(time.monotonic() - started)
-        if evaluate and run.total % every == 0 and not interrupts.pressed:
+        due = evaluate and run.total % every == 0
+        if due and not interrupts.pressed:
             evaluation()
         if run.failed:
             break
-        ready = evaluated or not evaluate  # with an evaluation to look at, if there are any
-        if stop and ready and not interrupts.pressed:
+        if stop and (due or not evaluate) and not interrupts.pressed:
             answer = interrupts.leavable(stop, run.history)
             if answer is not LEFT and answer:
                 reason = "stop"
@@ -247,7 +248,9 @@ class _Run:
         self.columns: set[str] = set()  # that every step writes
         self.failed = False
         self.skips = bool(sentence.memories(self.state, "too_many"))
-        self.pending: list[tuple[int, int, Any, dict]] = []
+        self.pending: list[tuple[int, Any, dict]] = []
+        self.written = 0  # steps of this run that are in the history
+        self.last: Any = np.False_  # whether the last dispatch has failed, on the device
         self.bar = bar
         cached = isinstance(loss_fn, Hashable)
         self.program = (_program if cached else _program.__wrapped__)(loss_fn, has_aux)
@@ -256,6 +259,11 @@ class _Run:
     @property
     def total(self) -> int:
         return self.start + self.steps
+
+    @property
+    def needs_waiting(self) -> bool:
+        """Whether only the host can keep a step from following a failure."""
+        return self.skips and not self.loops
 
     def alive(self) -> bool:
         """Whether params and state are there; a step that fails has taken their memory."""
@@ -282,20 +290,24 @@ class _Run:
 
     def dispatch(self, n: int, k: int, batches: Tree) -> None:
         """Starts n of at most k steps; does not wait for them."""
-        done, self.params, self.state, records = self.program.run(
-            self.tx, self.params, self.state, batches, np.int32(n), k if self.loops else None
+        k_in_loop = k if self.loops else None
+        done, self.last, self.params, self.state, records = self.program.run(
+            self.tx, self.params, self.state, batches, np.int32(n), self.last, k_in_loop
         )
-        self.pending.append((self.steps, n, done, records))
+        self.pending.append((n, done, records))
         self.steps += n
 
     def drain(self, keep: int = 0) -> None:
         """Waits for all dispatches but the last `keep`, and writes down what they measured."""
         while len(self.pending) > keep:
-            before, asked, done, records = self.pending.pop(0)
+            asked, done, records = self.pending.pop(0)
             n = int(done)  # fewer than asked for where a failure has ended them
             self.steps -= asked - n
+            if not n:
+                continue
             columns = {name: np.asarray(x)[:n] for name, x in records.items()}
-            step = self.start + before + 1 + np.arange(n)
+            step = self.start + self.written + 1 + np.arange(n)
+            self.written += n
             self.failed = self.failed or bool(columns.pop(FAILED)[-1])
             self.columns |= {"step", *columns}
             self.history.extend({"step": step, **columns})
@@ -346,12 +358,12 @@ def _program(loss_fn: Callable, has_aux: bool) -> _Program:
         record[FAILED] = functools.reduce(jnp.logical_or, failed, jnp.asarray(False))
         return params, state, {n: jnp.asarray(x).astype(jnp.float32) for n, x in record.items()}
 
-    @functools.partial(jax.jit, donate_argnums=(1, 2), static_argnums=5)
-    def run(tx, params, state, batches, n, k):
+    @functools.partial(jax.jit, donate_argnums=(1, 2), static_argnums=6)
+    def run(tx, params, state, batches, n, failed, k):
         first = jax.tree.map(lambda x: x[0], batches)
         if k is None:
             params, state, record = one(tx, params, state, first)
-            return n, params, state, {c: x[None] for c, x in record.items()}
+            return n, record[FAILED] > 0, params, state, {c: x[None] for c, x in record.items()}
         columns = jax.eval_shape(one, tx, params, state, first)[2]
         records = {c: jnp.zeros(k, x.dtype) for c, x in columns.items()}
 
@@ -362,9 +374,8 @@ def _program(loss_fn: Callable, has_aux: bool) -> _Program:
             records = {c: records[c].at[i].set(x) for c, x in new.items()}
             return i + 1, new[FAILED] > 0, params, state, records
 
-        start = (jnp.zeros_like(n), jnp.asarray(False), params, state, records)
-        i, _, *end = jax.lax.while_loop(lambda c: (c[0] < n) & ~c[1], turn, start)
-        return i, *end
+        start = (jnp.zeros_like(n), failed, params, state, records)
+        return jax.lax.while_loop(lambda c: (c[0] < n) & ~c[1], turn, start)
 
     return _Program(one, run)
 

@@ -107,7 +107,7 @@ def _key(x: Any) -> Any:
             f"a static argument was given the traced value {x}; declare the parameter Dynamic or "
             "Exact in the signature, or pass a Python number"
         )
-    if isinstance(x, float):
+    if isinstance(x, (float, complex)):
         return (type(x), repr(x))  # tells 0.0 from -0.0, and nan equals itself
     if isinstance(x, (np.ndarray, jax.Array)) and not _is_key(x):
         return ("array", x.shape, str(x.dtype), np.asarray(x).tobytes())

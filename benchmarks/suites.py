@@ -188,7 +188,7 @@ def single_pass(plan: Plan) -> Iterator[Row]:
             there = [n for n, _ in peers if name not in no_fused]
             there += [n for n, _ in peers if name == "rmsprop" and "foreach" in n]
             entries += [Entry(n, case._replace(library=n), default) for n in there]
-            times = race(entries, plan(21, 3), plan.burst)
+            times = race(entries, plan.rounds, plan.burst)
             note = f"{_per_step(times['adamfx'])}, {_share(case, times['adamfx'], limit)}"
             barred = name in ("adam", "adamw", "rmsprop", "lion")
             for peer in times:

@@ -49,10 +49,6 @@ def test_the_sums_of_a_norm_are_compiled_once():
     """A second form of them, for what overflows, took 26 s instead of 12 for 1,000 leaves."""
     text = program(CLIPPED, 20, 1000).lower().as_text()
     assert text.count("stablehlo.reduce(") == 1  # in a function that all leaves call
-    cost = program(CLIPPED, 1, 1 << 20).lower().compile().cost_analysis()
-    assert (
-        cost["bytes accessed"] / (1 << 20) <= 44.01
-    )  # 28 for p, m, v and g, 12 + 4 for the passes
 
 
 # ---- the benchmark's own arithmetic --------------------------------------------------------------

@@ -73,3 +73,20 @@ def test_without_a_mesh_in_scope():
         s = fx.set_hyperparams(s, learning_rate=0.5)
         step(p, s, q)
         assert step._cache_size() == 1
+
+
+def test_norms_inside_shard_map():
+    """Each device clips by the norm of its own part; the loop of the norm varies with it."""
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
+    g = {"a": jnp.arange(8.0), "b": jnp.ones(3)}
+    specs = {"a": P("d"), "b": P()}
+
+    def own(g):
+        return fx.global_norm(g)[None]
+
+    norms = jax.jit(jax.shard_map(own, mesh=mesh, in_specs=(specs,), out_specs=P("d")))(g)
+    parts = np.arange(8.0).reshape(4, 2)
+    np.testing.assert_allclose(norms, np.sqrt((parts**2).sum(1) + 3), rtol=1e-6)
+    grad = jax.shard_map(jax.grad(fx.global_norm), mesh=mesh, in_specs=P("d"), out_specs=P("d"))
+    unit = parts / np.linalg.norm(parts, axis=1, keepdims=True)
+    np.testing.assert_allclose(jax.jit(grad)(g["a"]), unit.ravel(), rtol=1e-6)

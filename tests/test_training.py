@@ -145,6 +145,13 @@ def test_one_array_filled_again_and_again():
         equal(again[:2], fit(loss, fx.adam(0.1), PARAMS, BATCHES)[:2])
 
 
+@pytest.mark.parametrize("k", [None, 1, 8])
+def test_an_early_stop_looks_at_evaluations_only(k):
+    options = {"evaluate": lambda p, s: 0.0, "evaluate_every": 10, "steps_per_dispatch": k}
+    r = fit(loss, fx.adam(0.1), PARAMS, BATCHES * 2, stop=lambda h: h["step"][-1] >= 15, **options)
+    assert (r.reason, r.history.rows) == ("stop", 20)
+
+
 def test_large_batches_are_not_gathered(dispatched):
     x = np.zeros((50_000, 5), np.float32)
     fit(lambda p, x: jnp.sum(p["w"]) * jnp.sum(x[0]), fx.sgd(0.1), PARAMS, [x] * 2)
@@ -247,7 +254,19 @@ def test_too_many_nonfinite_gradients_end_the_run(k):
     r = fit(loss, tx, PARAMS, BATCHES[:2] + bad, steps_per_dispatch=k)
     assert r.reason == "nonfinite"
     assert np.isfinite(r.params["w"]).all()
-    assert r.history.rows < 10
+    assert r.history.rows == int(r.state["count"]) == 2 + 4
+
+
+@pytest.mark.parametrize("k", [None, 1, 4, 64])
+def test_nothing_is_trained_after_too_many_nonfinite_gradients(k):
+    """The dispatch after the failure has begun before it is known; it must do nothing."""
+    bad = (X[:10] * np.nan, Y[:10])
+    batches = [*BATCHES[:5], bad, bad, *BATCHES]
+    tx = fx.skip_nonfinite(fx.adam(0.1), 1)
+    r = fit(loss, tx, PARAMS, batches, steps_per_dispatch=k)
+    equal(r.params, fit(loss, tx, PARAMS, BATCHES[:5]).params)
+    np.testing.assert_array_equal(r.history["step"], np.arange(7) + 1)
+    assert r.reason == "nonfinite"
 
 
 def test_an_error_in_the_batches_loses_nothing():
