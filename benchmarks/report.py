@@ -115,8 +115,8 @@ def figure(rows: list[Row], where: str) -> Any:
     ax.grid(axis="x", alpha=0.3)
     ax.set_xlabel("time of adamfx over time of the peer (left of 1: adamfx is faster)")
     ax.set_title(
-        f"{where}\npoint: median, line: 95 % interval, hollow: above its bar; orange: bar; "
-        "blue: how far two copies of the peer are apart",
+        f"{where}\npoint: median, line: 95 % interval, hollow: above its bar\n"
+        "orange: bar, blue: how far copies of the peer are apart",
         fontsize=9,
     )
     return fig

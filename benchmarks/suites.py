@@ -110,7 +110,7 @@ def jitted(plan: Plan) -> Iterator[Row]:
         limit = worker.ask(ceiling, plan(32_000_000, 100_000))
         yield Row("memory", "ceiling: y <- 2 y in place", limit / 1e9, "GB/s")
         for case in jitted_cases(plan):
-            copies = 3 if case.leaves * case.size < 1e6 and case.leaves <= 100 else 2
+            copies = 3 if case.leaves < 1000 else 2  # many leaves take long to compile
             pair = [
                 Entry(n, case._replace(library=n), worker, copies=copies)
                 for n in ("adamfx", "optax")

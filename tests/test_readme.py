@@ -1,5 +1,6 @@
 """Every piece of code in the README runs; its tables say what the library does."""
 
+import json
 import pathlib
 import re
 
@@ -9,7 +10,8 @@ import pytest
 
 import adamfx as fx
 
-README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+README_FILE = pathlib.Path(__file__).parent.parent / "README.md"
+README = README_FILE.read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 ROWS = re.findall(r"^\| `([a-z]+\(.*?\))` \| `(.*?)` \|$", README, re.MULTILINE)
 
@@ -45,3 +47,17 @@ def test_every_optimizer_is_in_the_table():
 def test_memory_of_the_state(tx, dtype, size):
     state = tx.init(jnp.ones(1000, dtype))
     assert sum(x.nbytes for x in jax.tree.leaves(state) if x.ndim and x.size > 2) == 1000 * size
+
+
+def test_every_figure_of_speed_was_measured():
+    """What stands as `ratio [low, high]` in the README is a row of docs/bench.json."""
+    rows = json.loads((README_FILE.parent / "docs" / "bench.json").read_text())["rows"]
+    rounded = {
+        f"{r['value']:.{n}f} [{r['low']:.{n}f}, {r['high']:.{n}f}]"
+        for r in rows
+        if r["low"] is not None
+        for n in (2, 3)
+    }
+    shown = re.findall(r"\d\.\d+ \[\d\.\d+, \d\.\d+\]", README)
+    assert len(shown) > 15
+    assert set(shown) <= rounded
