@@ -75,8 +75,8 @@ def safe_divide(x: Array, y: Array) -> Array:
 
 @jax.custom_jvp
 def safe_root(x: Array) -> Array:
-    """sqrt(x), and 0 for x <= 0, as is the derivative there. NaN stays NaN."""
-    return jnp.sqrt(jnp.maximum(x, 0))
+    """sqrt(x) for x >= 0, with 0 for the derivative at 0."""
+    return jnp.sqrt(x)
 
 
 @safe_root.defjvp

@@ -107,8 +107,8 @@ The newest gradient has age zero | corrections.py
   test_oracles.py::test_float64_equals_the_paper[radam-closed over]
 
 A second moment that is NaN reads as zero | record.py
-- jnp.sqrt(jnp.maximum(x, 0))
-+ jnp.where(x > 0, jnp.sqrt(x), 0)
+- return jnp.sqrt(x)
++ return jnp.where(x > 0, jnp.sqrt(x), 0)
   test_defects.py::test_nan_gradients_are_seen[rmsprop]
 
 The threshold of the paper for every caller | corrections.py
