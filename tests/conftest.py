@@ -2,7 +2,11 @@
 
 import os
 import pathlib
+import signal
 import sys
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 sys.path.append(str(pathlib.Path(__file__).parents[1]))  # benchmarks, wherever pytest is started
 
