@@ -329,10 +329,11 @@ class _Run:
 
 
 class _Program(NamedTuple):
-    one: Any  # one step, of one batch
-    run: (
-        Any  # up to k steps as one loop, the same code for any number of them; k None: one, no loop
-    )
+    """One step of one batch; and n of at most k steps in a loop, none after a failure, by the same code
+    for any n. Without k it is one step and no loop."""
+
+    one: Any
+    run: Any
 
 
 @functools.lru_cache(maxsize=16)

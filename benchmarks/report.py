@@ -44,6 +44,10 @@ def table(rows: list[Row], quick: bool) -> str:
     for suite in dict.fromkeys(row.suite for row in rows):
         lines += ["", f"{suite}{HEAD[len(suite) :]}"]
         lines += [line(row).rstrip() for row in rows if row.suite == suite]
+    if quick:
+        return "\n".join(
+            [*lines, "", "--quick: tiny sizes, a few rounds; it runs, its figures mean nothing."]
+        )
     barred = [row for row in rows if row.met is not None]
     met = sum(bool(row.met) for row in barred)
     lines += [

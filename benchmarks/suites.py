@@ -223,18 +223,19 @@ def _has_torch() -> bool:
     return True
 
 
-def _lowered(case: Case) -> Any:
+def _program(case: Case) -> tuple[Any, tuple]:
+    """A jitted step, not yet traced, and what to call it with."""
     import jax
 
     params, grads = contenders.trees(case)
     tx, _ = contenders.optimizer(case)
-    one = contenders.step(case)
-    return jax.jit(one, donate_argnums=(0, 1)).trace(params, tx.init(params), grads)
+    return jax.jit(contenders.step(case), donate_argnums=(0, 1)), (params, tx.init(params), grads)
 
 
 def _bytes_moved(held: dict, case: Case) -> float:
     """Per parameter, by XLA's own count."""
-    cost: Any = _lowered(case).lower().compile().cost_analysis()
+    program, args = _program(case)
+    cost: Any = program.lower(*args).compile().cost_analysis()
     return cost["bytes accessed"] / case.parameters
 
 
@@ -272,27 +273,16 @@ def _compile(held: dict, case: Case) -> dict[str, float]:
     import jax
 
     jax.clear_caches()
+    program, args = _program(case)
     marks = [time.perf_counter()]
-    traced = _lowered_only(case, marks)
+    traced = program.trace(*args)
+    marks.append(time.perf_counter())
     lowered = traced.lower()
     marks.append(time.perf_counter())
     lowered.compile()
     marks.append(time.perf_counter())
-    parts = dict(zip(("trace", "lower", "compile"), np.diff(marks[1:]).tolist(), strict=True))
+    parts = dict(zip(("trace", "lower", "compile"), np.diff(marks).tolist(), strict=True))
     return parts | {"equations": _equations(traced.jaxpr.jaxpr, set())}
-
-
-def _lowered_only(case: Case, marks: list[float]) -> Any:
-    import jax
-
-    params, grads = contenders.trees(case)
-    tx, _ = contenders.optimizer(case)
-    state = tx.init(params)
-    one = contenders.step(case)
-    marks.append(time.perf_counter())
-    traced = jax.jit(one, donate_argnums=(0, 1)).trace(params, state, grads)
-    marks.append(time.perf_counter())
-    return traced
 
 
 def _equations(jaxpr: Any, seen: set) -> int:
@@ -335,10 +325,9 @@ def memory(plan: Plan) -> Iterator[Row]:
 def _memory(held: dict, case: Case) -> tuple[float, float]:
     import jax
 
-    tx, _ = contenders.optimizer(case)
-    params, _ = contenders.trees(case)
-    state = sum(x.nbytes for x in jax.tree.leaves(tx.init(params)))
-    m = _lowered(case).lower().compile().memory_analysis()
+    program, args = _program(case)
+    state = sum(x.nbytes for x in jax.tree.leaves(args[1]))
+    m = program.lower(*args).compile().memory_analysis()
     peak = (
         m.argument_size_in_bytes
         + m.output_size_in_bytes
