@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from adamfx.experiments import results
 from benchmarks.suites import Row
 
 
@@ -63,25 +62,13 @@ def write(folder: Path, device: str, quick: bool, rows: list[Row]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     record = {"machine": machine() | {"device": device}, "quick": quick}
     text = json.dumps(record | {"rows": [row._asdict() for row in rows]}, indent=1)
-    _atomically(folder / "bench.json", lambda path: path.write_text(text + "\n"))
+    results.write(folder / "bench.json", lambda path: path.write_text(text + "\n"))
     picture = figure(rows, f"{device}, JAX {record['machine']['jax']}")
     for kind in ("png", "svg"):
-        _atomically(
+        results.write(
             folder / f"bench.{kind}",
             lambda path, kind=kind: picture.savefig(path, format=kind, dpi=120),
         )
-
-
-def _atomically(path: Path, save: Callable[[Path], Any]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    os.close(handle)
-    try:
-        save(Path(name))
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def figure(rows: list[Row], where: str) -> Any:
