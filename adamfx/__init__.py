@@ -9,15 +9,14 @@ True
 import typing
 
 from adamfx import interop
-from adamfx.averaging import average_params, averaged_params, keep_average
-from adamfx.checkpoints import load, save
-from adamfx.clipping import clip, clip_by_global_norm, clip_by_norm, global_norm
+from adamfx.blocks.clipping import clip, clip_by_global_norm, clip_by_norm
+from adamfx.blocks.decay import add_decayed_weights
+from adamfx.blocks.scaling import scale, scale_by_lr, scale_by_past_rms, scale_by_trust_ratio, sign
 from adamfx.combine import chain, hyperparams, live, named, set_hyperparams
-from adamfx.corrections import bias_correct, center, nesterov, rectify, running_max
-from adamfx.decay import add_decayed_weights
-from adamfx.estimators import Estimator, decayed_max, ema, mean, total, trace, yogi_ema
-from adamfx.groups import freeze, masked, partition, set_to_zero
-from adamfx.history import History, no_improvement
+from adamfx.engine.norms import global_norm
+from adamfx.engine.placement import along
+from adamfx.engine.record import Moments
+from adamfx.engine.single_pass import configure
 from adamfx.masks import (
     Predicate,
     all_of,
@@ -27,9 +26,10 @@ from adamfx.masks import (
     ndim_at_least,
     path_matches,
 )
-from adamfx.moments import scale_by_moments
-from adamfx.monitoring import metrics, monitor
-from adamfx.optimizers import (
+from adamfx.moments.corrections import bias_correct, center, nesterov, rectify, running_max
+from adamfx.moments.estimators import Estimator, decayed_max, ema, mean, total, trace, yogi_ema
+from adamfx.moments.scale_by_moments import scale_by_moments
+from adamfx.optimizers.adaptive import (
     adabelief,
     adadelta,
     adagrad,
@@ -38,22 +38,14 @@ from adamfx.optimizers import (
     adamaxw,
     adamw,
     amsgrad,
-    lamb,
-    lars,
-    lion,
-    momentum,
     nadam,
     nadamw,
-    novograd,
     radam,
     rmsprop,
-    sgd,
-    signum,
     yogi,
 )
-from adamfx.precision import compensate, master_weights, round_stochastically
-from adamfx.record import Moments
-from adamfx.scaling import scale, scale_by_lr, scale_by_past_rms, scale_by_trust_ratio, sign
+from adamfx.optimizers.first_order import lion, momentum, sgd, signum
+from adamfx.optimizers.layerwise import lamb, lars, novograd
 from adamfx.schedules import (
     Schedule,
     constant_schedule,
@@ -73,17 +65,26 @@ from adamfx.schedules import (
     warmup_exponential_decay_schedule,
     warmup_schedule,
 )
-from adamfx.single_pass import configure
-from adamfx.training import Fit, fit, make_step
+from adamfx.training.checkpoints import load, save
+from adamfx.training.fit import Fit, fit
+from adamfx.training.history import History, no_improvement
+from adamfx.training.step import make_step
 from adamfx.transformation import (
     GradientTransformation,
     apply_updates,
     block,
     identity,
     leafwise,
+    treewise,
 )
-from adamfx.values import Dynamic, Exact
-from adamfx.wrappers import accumulate, apply_if_finite, check_finite, lookahead, skip_nonfinite
+from adamfx.values.value import Dynamic, Exact
+from adamfx.wrappers.accumulation import accumulate
+from adamfx.wrappers.averages import average_params, averaged_params, keep_average
+from adamfx.wrappers.groups import freeze, masked, partition, set_to_zero
+from adamfx.wrappers.lookahead import lookahead
+from adamfx.wrappers.monitor import metrics, monitor
+from adamfx.wrappers.precision import compensate, master_weights, round_stochastically
+from adamfx.wrappers.skipping import check_finite, skip_nonfinite
 
 __version__ = "0.1.0"
 
@@ -92,6 +93,8 @@ __all__ = [
     "GradientTransformation",
     "block",
     "leafwise",
+    "treewise",
+    "along",
     "Moments",
     "Dynamic",
     "Exact",
@@ -142,7 +145,6 @@ __all__ = [
     # wrappers
     "accumulate",
     "skip_nonfinite",
-    "apply_if_finite",
     "check_finite",
     "lookahead",
     "average_params",

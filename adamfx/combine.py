@@ -9,9 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from adamfx import sentence, trees
-from adamfx.transformation import GradientTransformation, Sentence, block, identity
-from adamfx.values import match_name
+from adamfx.engine import sentence as engine
+from adamfx.engine import trees
+from adamfx.engine.placement import anchor, replicate
+from adamfx.engine.words import Treewise
+from adamfx.transformation import GradientTransformation, Sentence, block, identity, pair
+from adamfx.values.value import match_name
 
 LIVE = "live_hyperparams"  # where `live` keeps them in the state
 
@@ -32,6 +35,11 @@ def chain(*transformations: Any):
         _check_names([key for key, _ in _named(flat)])
         return Sentence(flat)
     return chain(*flat)
+
+
+def when(condition: bool, transformation: GradientTransformation) -> GradientTransformation:
+    """The transformation if the condition holds, else the empty chain: a word that may be left out."""
+    return transformation if condition else identity()
 
 
 def _parts(tx: GradientTransformation) -> tuple:
@@ -65,16 +73,19 @@ def named(name: str, transformation: Any):
         )
     transformation = as_transformation(transformation)
     meaning = transformation.meaning
-    return _as_pair(transformation) if isinstance(meaning, Sentence) else meaning
+    return _nested(transformation) if isinstance(meaning, Sentence) else meaning
 
 
-def _as_pair(tx: GradientTransformation) -> sentence.Pair:
+def _nested(tx: GradientTransformation) -> Treewise:
     """A whole sentence as one block, with a counter of its own; nothing is rounded between."""
 
-    def run(finish, updates, state, params, extra):
-        return sentence.run(tx.blocks, updates, state, params, extra, finish)
+    def run(leaves, state, step):
+        return engine.run(tx.blocks, leaves, state, step.extra)
 
-    return sentence.wrapper(tx.init, run)
+    def through(leaves, state, point):
+        return point(tx, leaves, state)
+
+    return Treewise(run, {"": tx}, start=tx.start, carried=(), bare=True, through=through)
 
 
 def as_transformation(tx: Any) -> GradientTransformation:
@@ -103,15 +114,7 @@ def foreign(transformation: Any):
             f"{reprlib.repr(tx)} is not a gradient transformation: it needs init(params) and "
             "update(updates, state, params), or to be a pair of such functions"
         )
-    parameters = inspect.signature(update).parameters.values()
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    known = {p.name for p in parameters}
-
-    def call(updates, state, params=None, **extra):
-        passed = {n: x for n, x in extra.items() if takes_all or n in known}
-        return update(updates, state, params, **passed)
-
-    return sentence.Pair(init, call, foreign=True)
+    return pair(init, update, foreign=True)
 
 
 @block
@@ -134,24 +137,31 @@ def live(transformation: GradientTransformation):
     if not names:
         raise ValueError(f"live: {transformation!r} has no dynamic hyperparameter to keep")
 
-    def init(params):
-        leaves = [x for x in jax.tree.leaves(params) if trees.is_trained(x)]
-        dtype = trees.at_least_float32(*{trees.real_dtype(x.dtype) for x in leaves})
-        anchor = trees.anchor(leaves)
+    def start(leaves):
+        first = anchor(leaves.params)
+        dtype = trees.at_least_float32(*(trees.real_dtype(x.dtype) for x in leaves.params))
         values = {
-            n: sentence.replicate(anchor, jnp.asarray(x, dtype))
+            n: replicate(first, jnp.asarray(x, dtype))
             for n, x in zip(names, transformation._leaves, strict=True)
         }
-        return {**sentence.init(transformation.blocks, params), LIVE: values}
+        return {**transformation.start(leaves), LIVE: values}
 
-    def run(finish, updates, state, params, extra):
+    def inside(state):
+        if LIVE not in state:
+            raise ValueError(f"live: the state holds no {LIVE!r}; make it with tx.init(params)")
         inner = {key: x for key, x in state.items() if key != LIVE}
-        values = state[LIVE]
-        tx = transformation._form.build([values[n] for n in names])
-        out, inner = sentence.run(tx.blocks, updates, inner, params, extra, finish)
-        return out, {**inner, LIVE: values}
+        return transformation._form.build([state[LIVE][n] for n in names]), inner
 
-    return sentence.wrapper(init, run)
+    def run(leaves, state, step):
+        tx, inner = inside(state)
+        out, inner = engine.run(tx.blocks, leaves, inner, step.extra)
+        return out, {**inner, LIVE: state[LIVE]}
+
+    def through(leaves, state, point):
+        return point(inside(state)[0], leaves, inside(state)[1])
+
+    inner = {"": transformation}
+    return Treewise(run, inner, start=start, carried=(), bare=True, through=through)
 
 
 def hyperparams(state: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.values import Value, constructor
+from adamfx.values.value import Value, constructor
 
 
 class Predicate(Value):

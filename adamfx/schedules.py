@@ -13,8 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.record import safe_divide
-from adamfx.values import Dynamic, Exact, P, Value, constructor
+from adamfx.engine.record import safe_divide
+from adamfx.values.value import Dynamic, Exact, P, Value, constructor
 
 Array = Any
 

@@ -13,15 +13,21 @@ array, or an ordinary `(init, update)` pair over trees.
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
-from adamfx import checks, sentence, trees
-from adamfx.values import Container, Form, P, Value, constructor
+from adamfx import checks
+from adamfx.engine import sentence, trees
+from adamfx.engine.control import only_if
+from adamfx.engine.each import each
+from adamfx.engine.leaves import Leaves, add, begin, check_leaves, enter
+from adamfx.engine.words import Leafwise, Step, Treewise
+from adamfx.values.value import Container, Form, P, Value, constructor
 
 if TYPE_CHECKING:
     import optax
@@ -50,7 +56,7 @@ class GradientTransformation(Value):
         Moments are float32 at least, on the devices of their parameter. Integer, float0 and None
         leaves are frozen: nothing is kept for them.
         """
-        return sentence.init(self.blocks, params)
+        return self.start(begin(params))
 
     def update(
         self, grads: Tree, state: State, params: Tree = None, **extra: Any
@@ -66,13 +72,95 @@ class GradientTransformation(Value):
         The updates have the dtype of the parameters where these are passed, else of the gradients;
         those of frozen leaves are zeros. Raises ValueError for trees or shapes that do not fit.
         """
-        return _run(self, grads, state, params, extra, "update")
+        return _run(self, grads, state, params, extra, applies=False)
 
     def step(self, grads: Tree, state: State, params: Tree, **extra: Any) -> tuple[Tree, State]:
         """(new params, new state): the update applied in float32 at least and rounded once."""
         if params is None:
             raise ValueError("step: needs the parameters; call tx.step(grads, state, params)")
-        return _run(self, grads, state, params, extra, "step")
+        return _run(self, grads, state, params, extra, applies=True)
+
+    def gradient_at(self, state: State, params: Tree) -> Tree:
+        """Where this optimizer wants the gradient: the parameters, or another point like them.
+
+        Another for those that look ahead of the parameters, as exact Nesterov momentum does.
+        """
+        return self._point("gradient_at", state, params)
+
+    def evaluate_at(self, state: State, params: Tree) -> Tree:
+        """Where the model is to be used: the parameters, their average, lookahead's slow ones."""
+        return self._point("evaluate_at", state, params)
+
+    def _point(self, which: str, state: State, params: Tree) -> Tree:
+        if not sentence.has_point(which, self.blocks):
+            return params
+        leaves = enter(which, params, params)
+        found = sentence.point(which, self.blocks, leaves, state)
+        pairs = zip(found.params or [], leaves.dtypes, strict=True)
+        return leaves.layout.tree([p.astype(to) for p, to in pairs], params)
+
+    # For the authors of wrappers; see `treewise`.
+
+    def start(self, leaves: Leaves) -> State:
+        """The state for a table of parameters."""
+        return sentence.start(self.blocks, leaves)
+
+    def run(self, leaves: Leaves, state: State, step: Step) -> tuple[Leaves, State]:
+        """One step on a table of leaves: its `updates` afterwards are not rounded.
+
+        The extra arguments of `step` reach the blocks inside.
+        """
+        out, state = sentence.run(self.blocks, leaves.replace(applies=False), state, step.extra)
+        return out.replace(applies=leaves.applies), state
+
+    def run_if(
+        self,
+        predicate: jax.Array,
+        leaves: Leaves,
+        state: State,
+        step: Step,
+        prepare: Callable = lambda leaves: leaves,
+        *read: Any,
+    ) -> tuple[Leaves, State]:
+        """`run` on prepare(leaves, *read) if the predicate holds; else zero updates, and `state`.
+
+        Nothing of the state is copied. The last block of a sentence that steps changes the parameters in
+        place, too. Arrays reach `prepare` as arguments only.
+        """
+        extra = {n: x for n, x in step.extra.items() if self._reads(n)}
+        arrays = {n: x for n, x in extra.items() if trees.is_arrays(x)}
+        static = {n: x for n, x in extra.items() if n not in arrays}
+        applies = leaves.applies
+
+        def turn(held, updates, params, read, tx, arrays):
+            out, inner = held
+            table = leaves.replace(updates=updates, gradients=updates)
+            table = prepare(table.replace(params=out if applies else params), *read)
+            found = static | arrays
+            if read and "grad" in found:  # that of the loss whose gradient is worked on
+                found["grad"] = table.tree(table.updates)
+            table, inner = sentence.run(tx.blocks, table, inner, found)
+            if applies:
+                return table.ended(), inner
+            pairs = zip(table.updates, leaves.wide(), strict=True)
+            return [u.astype(wide) for u, wide in pairs], inner
+
+        zeros = [jnp.zeros(u.shape, d) for u, d in zip(leaves.updates, leaves.wide(), strict=True)]
+        out, params = (leaves.params, None) if applies else (zeros, leaves.params)
+        updates = None if read else leaves.updates
+        args = (updates or [None] * len(leaves), params, read, self, arrays)
+        out, state = only_if(predicate, turn, (out, state), *args)
+        return leaves.replace(**{"moved" if applies else "updates": out}), state
+
+    def _reads(self, name: str) -> bool:
+        """Whether some block inside reads this extra argument."""
+        specs = [value.meaning for _, value in self.blocks]
+        return any(
+            name in spec.needs
+            or "*" in spec.needs
+            or any(tx._reads(name) for tx in getattr(spec, "inside", {}).values())
+            for spec in specs
+        )
 
     def __iter__(self) -> Iterator[Callable]:
         return iter((self.init, self.update))
@@ -149,10 +237,11 @@ def _keys(forms: list[Form]) -> list[str]:
 
 
 def _run(
-    tx: GradientTransformation, grads: Tree, state: State, params: Tree, extra: dict, finish: str
+    tx: GradientTransformation, grads: Tree, state: State, params: Tree, extra: dict, applies: bool
 ) -> tuple[Tree, State]:
     if trees.is_traced(grads, state, params, tx, list(extra.values())):
-        return sentence.run(tx.blocks, grads, state, params, extra, finish)
+        return _traced(tx, grads, state, params, extra, applies)
+    where = "step" if applies else "update"
     arrays = {name for name, x in extra.items() if trees.is_arrays(x)}
     static = tuple((name, x) for name, x in extra.items() if name not in arrays)
     for name, x in static:
@@ -160,21 +249,29 @@ def _run(
             hash(x)
         except TypeError:
             raise TypeError(
-                f"{finish}: the extra argument {name} is {x!r}; outside jit, pass arrays and callables as "
+                f"{where}: the extra argument {name} is {x!r}; outside jit, pass arrays and callables as "
                 "arguments of their own"
             ) from None
     try:
-        return _compiled(tx, grads, state, params, {n: extra[n] for n in arrays}, static, finish)
+        return _compiled(tx, grads, state, params, {n: extra[n] for n in arrays}, static, applies)
     except TypeError:
         for tree in (grads, params):
-            checks.leaves(finish, trees.flatten(tree)[0], tree)
+            check_leaves(where, trees.flatten(tree)[0], tree)
+        sentence.check_is_state(where, state)
         raise
 
 
-@functools.partial(jax.jit, static_argnames=("static", "finish"))
-def _compiled(tx, grads, state, params, arrays, static, finish):
-    extra = {**arrays, **dict(static)}
-    return sentence.run(tx.blocks, grads, state, params, extra, finish)
+@functools.partial(jax.jit, static_argnames=("static", "applies"))
+def _compiled(tx, grads, state, params, arrays, static, applies):
+    return _traced(tx, grads, state, params, {**arrays, **dict(static)}, applies)
+
+
+def _traced(tx, grads, state, params, extra, applies):
+    where = "step" if applies else "update"
+    sentence.check_is_state(where, state)
+    leaves = enter(where, grads, params, applies)
+    leaves, state = sentence.run(tx.blocks, leaves, state, extra)
+    return (leaves.applied() if applies else leaves.as_updates()), state
 
 
 _construct = constructor(GradientTransformation)
@@ -200,10 +297,10 @@ def block(function: Callable[P, Any]) -> Callable[P, GradientTransformation]:
     @functools.wraps(function)
     def body(*args: P.args, **kwargs: P.kwargs) -> Any:
         meaning = function(*args, **kwargs)
-        if isinstance(meaning, (Sentence, sentence.Leafwise, sentence.Pair, Value)):
+        if isinstance(meaning, (Sentence, Leafwise, Treewise, Value)):
             return meaning
         if isinstance(meaning, tuple) and len(meaning) == 2 and all(map(callable, meaning)):
-            return sentence.Pair(*meaning)
+            return pair(*meaning)
         raise TypeError(
             f"{function.__name__}: a block returns leafwise(...) or a pair (init, update), got {meaning!r}"
         )
@@ -220,30 +317,142 @@ def leafwise(
     moments: str | None = None,
     whole_tree: bool = False,
     needs_params: bool = False,
+    needs: Sequence[str] = (),
     mask: Any = None,
-) -> sentence.Leafwise:
+    each: Any = None,
+    sums: Callable | None = None,
+    norms: Callable | None = None,
+    elementwise: bool = True,
+    gradient_at: Callable | None = None,
+    evaluate_at: Callable | None = None,
+) -> Leafwise:
     """A block as arithmetic for one array.
 
     Args:
       leaf: `leaf(u, here) -> u`, from the update so far, float32 at least, to the new one of the
-        same shape. `here` has `.param`, `.gradient`, `.memory`, `.shared` and `.dtype`, the
-        parameter's. With `init` it returns `(u, {name: array})`, what to remember of this leaf.
-      init: `init(p) -> {name: array}`, what is remembered of one parameter at the start. Plain
-        `jnp.zeros_like(p)` will do: dtype, sharding and aliasing are taken care of.
+        same shape. `here` has `.param`, `.gradient`, `.memory`, `.shared`, `.norms`, `.own` and `.dtype`,
+        the parameter's. With `init` it returns `(u, {name: array})`, what to remember of this leaf.
+      init: `init(p) -> {name: array}`, what is remembered of one parameter at the start: arrays of
+        any shape, other ones or none for other leaves. Plain `jnp.zeros_like(p)` will do: dtype, sharding
+        and aliasing are taken care of. `along(x, axes)` says how another shape is sharded.
       shared: `shared(step) -> scalars`, computed once per step for all leaves. `step` has `.count`
-        (steps done before), `.memory`, `.rates`, `.extra` and, with `whole_tree`, `.updates`. With
+        (steps done before), `.memory`, `.rates`, `.extra`, `.sums` and, with `whole_tree`, `.updates`. With
         `init_shared` it returns `(scalars, {name: scalar})`.
       init_shared: `() -> {name: array}`, what is remembered once for all leaves.
       moments: None for an ordinary block; "opens" if `leaf` returns a Moments record; "corrects" if
         it takes one.
       whole_tree: `shared` reads the update of all leaves (`step.updates`).
-      needs_params: `leaf` reads `here.param`.
+      needs_params: `leaf` reads `here.param`; the same as needs=("params",).
+      needs: what the block reads of "params", "value", "value_fn", "grad_fn" and other extra arguments of
+        `update`; all but the parameters are in `step.extra`. Where one is missing, an error says so.
       mask: where the block acts: a tree of bools, or a callable of the parameters that returns one.
+      each: a fact about each leaf, static, read as `here.own`: a tree like the parameters, a prefix of
+        one, or a callable of the parameters that returns one.
+      sums: `sums(u, here) -> {name: scalar}`, added up over the leaves: `step.sums.name` in `shared`.
+      norms: `norms(u, here) -> {name: array}`, of which the 2-norm is `here.norms.name` in `leaf`; those
+        of all leaves are computed in one reduction.
+      elementwise: False for arithmetic that must not run once per result (see `configure`).
+      gradient_at, evaluate_at: `(p, here) -> p`, where this block wants the gradient, or the model to
+        be used; `here.memory`, and `here.shared` with `.count` and `.memory`, as in a step.
     """
     checks.choice("leafwise", "moments", moments, (None, "opens", "corrects"))
-    return sentence.Leafwise(
-        leaf, init, shared, init_shared, moments, whole_tree, needs_params, mask
-    )
+    needs = (*needs, *(("params",) if needs_params and "params" not in needs else ()))
+    return Leafwise(
+        leaf, init, shared, init_shared, moments, whole_tree, needs, mask, each, sums, norms,
+        elementwise, gradient_at, evaluate_at,
+    )  # fmt: skip
+
+
+def treewise(
+    run: Callable,
+    inside: Any = None,
+    *,
+    init: Callable | None = None,
+    init_shared: Callable | None = None,
+    needs: Sequence[str] = (),
+    gradient_at: Callable | None = None,
+    evaluate_at: Callable | None = None,
+) -> Treewise:
+    """A block that works on all leaves at once: a wrapper.
+
+    Args:
+      run: `run(leaves, memory, step) -> (leaves, {name: what to remember})`. `leaves` is a table with
+        one row per trained leaf: its columns `updates`, `gradients`, `params` are lists of arrays, and
+        `leaves.replace(updates=...)` is the table with another column. What is inside runs by
+        `leaves, state = inner.run(leaves, memory.inner, step)`, unrounded. `memory` has what `init` made as
+        columns of the table, what `init_shared` made, and `inner`, the state of what is inside.
+        `step` has `.count` (steps done before) and `.extra`. `leaves.each(f, *columns)` is
+        [f(*row) for row in zip(*columns)], compiled once per shape.
+      inside: the transformation inside, or a dict of several by label.
+      init: `init(p) -> {name: array}`, what is remembered of each parameter at the start.
+      init_shared: `() -> {name: array}`, what is remembered once.
+      needs: as in `leafwise`.
+      gradient_at, evaluate_at: `(leaves, memory, step) -> a column of parameters`, from `leaves.params`,
+        which are already where the transformation inside wants them.
+    """
+    inner = {} if inside is None else {"inner": inside}
+    if isinstance(inside, Mapping):
+        inner = dict(inside)
+    return Treewise(
+        run, inner, init, init_shared, carried=tuple(inner), needs=tuple(needs),
+        gradient_at=gradient_at, evaluate_at=evaluate_at,
+    )  # fmt: skip
+
+
+def pair(init: Callable, update: Callable, foreign: bool = False) -> Treewise:
+    """A block from functions over trees: `update(updates, state, params, **extra) -> (updates, state)`.
+
+    Frozen leaves are None in what they are given. A foreign one gets updates in the dtype of the
+    output, and zeros where a gradient is missing. Extra arguments reach `update` where it takes them.
+    """
+    parameters = inspect.signature(update).parameters.values()
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD][3:]
+    known = {p.name for p in named}
+
+    def trees_of(leaves: Leaves) -> tuple[Tree, Tree]:
+        layout, updates = leaves.layout, leaves.updates
+        wide = leaves.dtypes if foreign else leaves.wide()
+        updates = [u.astype(d) for u, d in zip(updates, wide, strict=True)]
+        tree = layout.tree(updates)
+        absent = [None] * len(layout.grads)
+        for j in layout.absent:
+            absent[j] = layout.params[j]
+        if foreign and layout.absent:
+            zeros = [None if p is None else jnp.zeros_like(p) for p in absent]
+            tree = layout.tree(updates, layout.structure.unflatten(zeros))
+        if leaves.params is None:
+            return tree, None
+        return tree, layout.tree(leaves.params, layout.structure.unflatten(absent))
+
+    def start(leaves: Leaves) -> Any:
+        return init(leaves.layout.tree(leaves.params or []))
+
+    def stateless(leaves: Leaves) -> Any:
+        return jax.eval_shape(init, trees_of(leaves)[0])
+
+    def run(leaves: Leaves, state: Any, step: Step) -> tuple[Leaves, Any]:
+        tree, params = trees_of(leaves)
+        extra = {n: x for n, x in step.extra.items() if takes_all or n in known}
+        out = update(tree, state, params, **extra)
+        if type(out) is not tuple or len(out) != 2:
+            raise TypeError(f"{step.key}: its update must return (updates, state), got {out!r}")
+        new, after = out
+        difference = trees.same_structure(new, tree)
+        if difference:
+            raise ValueError(
+                f"{step.key}: its update returned another tree than it was given: {difference}"
+            )
+        if not foreign and jax.tree.structure(after) != jax.tree.structure(state):
+            raise ValueError(
+                f"{step.key}: its update turned the state {jax.tree.structure(state)} into "
+                f"{jax.tree.structure(after)}; the structure of a state must stay, for scan and checkpoints"
+            )
+        flat = trees.flatten(new)[0]
+        return leaves.replace(updates=[flat[j] for j in leaves.layout.rows]), after
+
+    reads = ("*",) if takes_all or known else ()
+    return Treewise(run, {}, start=start, stateless=stateless, carried=(), needs=reads, bare=True)
 
 
 @block
@@ -263,21 +472,19 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
     if difference:
         raise ValueError(f"apply_updates: updates and params differ: in the updates {difference}")
     p, structure = trees.flatten(params)
-    out = []
-    for j, (a, u) in enumerate(zip(p, trees.flatten(updates)[0], strict=True)):
-        if u is None or not trees.is_trained(a):
-            out.append(a)
-            continue
-        if jnp.shape(a) != jnp.shape(u):
+    given = trees.flatten(updates)[0]
+    rows = [
+        j
+        for j, (a, u) in enumerate(zip(p, given, strict=True))
+        if u is not None and trees.is_trained(a)
+    ]
+    for j in rows:
+        if jnp.shape(p[j]) != jnp.shape(given[j]):
             raise ValueError(
-                f"apply_updates: update at {trees.paths(params)[j]} has shape {jnp.shape(u)}, the "
-                f"parameter has {jnp.shape(a)}"
+                f"apply_updates: update at {trees.paths(params)[j]} has shape {jnp.shape(given[j])}, the "
+                f"parameter has {jnp.shape(p[j])}"
             )
-        out.append(_apply(jnp.asarray(a), jnp.asarray(u)))
-    return structure.unflatten(out)
-
-
-@jax.jit
-def _apply(p: jax.Array, u: jax.Array) -> jax.Array:
-    wide = trees.at_least_float32(p.dtype, u.dtype)
-    return (p.astype(wide) + u.astype(wide)).astype(p.dtype)
+    moved = each(add, [jnp.asarray(p[j]) for j in rows], [jnp.asarray(given[j]) for j in rows])
+    for j, x in zip(rows, moved, strict=True):
+        p[j] = x
+    return structure.unflatten(p)

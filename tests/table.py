@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import adamfx as fx
-from adamfx.monitoring import METRICS
+from adamfx.wrappers.monitor import METRICS
 
 OPTIMIZERS = {
     "sgd": fx.sgd(0.1),

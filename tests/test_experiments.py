@@ -215,7 +215,7 @@ def test_anything_else_is_an_error_with_its_place(text, words):
 
 
 def test_what_a_sentence_may_call_makes_values_only():
-    from adamfx.values import Value
+    from adamfx.values.value import Value
 
     known = language.vocabulary()
     assert {"adam", "chain", "ema", "ndim_at_least", "inverse_sqrt_schedule"} <= set(known)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import adamfx as fx
-from adamfx import single_pass
+from adamfx.engine import single_pass
 
 CLIPPED = fx.chain(fx.clip_by_global_norm(1.0), fx.adamw(1e-3))
 # Bytes that must move per float32 parameter: each array is read once, and p and the state written.

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from table import OPTIMIZERS, WRAPPERS, tree
 
 import adamfx as fx
-from adamfx import training
+from adamfx.training import fit as training
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(240, 5)).astype(np.float32)

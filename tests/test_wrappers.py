@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from table import OPTIMIZERS, WRAPPERS, signature, tree
 
 import adamfx as fx
-from adamfx import trees
-from adamfx.monitoring import METRICS
+from adamfx.engine import control, trees
+from adamfx.wrappers.monitor import METRICS
 
 LR, B1, B2, EPS = 0.05, 0.9, 0.999, 1e-8
 LOW = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
@@ -277,7 +277,7 @@ def turn(held, y):
 
 
 def ours(c, x, y, n):
-    return trees.only_if(c, turn, (x, n), y)
+    return control.only_if(c, turn, (x, n), y)
 
 
 def theirs(c, x, y, n):

@@ -12,7 +12,7 @@ import jax
 
 from adamfx.experiments import language, lessons, paper, results, runner
 from adamfx.experiments.data import DataError
-from adamfx.interrupts import Interrupts
+from adamfx.training.interrupts import Interrupts
 
 EXPERIMENTS = {**lessons.EXPERIMENTS, **paper.EXPERIMENTS}
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import adamfx as fx
-from adamfx.values import Value
+from adamfx.values.value import Value
 
 OPERATORS = {
     ast.Invert: operator.invert,

@@ -9,13 +9,13 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.estimators import Recursion, square
-from adamfx.moments import rates_of
-from adamfx.record import Side, quotient, safe_divide
+from adamfx.engine.record import Side, quotient, safe_divide
+from adamfx.engine.trees import real_dtype
+from adamfx.moments.estimators import Recursion, square
+from adamfx.moments.scale_by_moments import rates_of
 from adamfx.schedules import Decay
 from adamfx.transformation import block, leafwise
-from adamfx.trees import real_dtype
-from adamfx.values import Exact
+from adamfx.values.value import Exact
 
 
 def _needs(name: str, side: Side | None, which: str) -> Side:

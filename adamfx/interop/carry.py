@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adamfx import sentence, trees
+from adamfx.engine import trees
+from adamfx.engine.memory import remember
+from adamfx.engine.words import Step, Treewise
 from adamfx.transformation import GradientTransformation
 
 Tree = Any
@@ -190,7 +192,7 @@ def _carry(
     done = counts[0] if count is None else count
     state = tx.init(params)
     for key, value in tx.blocks:
-        if isinstance(value.meaning, sentence.Pair) or hasattr(state.get(key), "average"):
+        if isinstance(value.meaning, Treewise) or hasattr(state.get(key), "average"):
             raise ValueError(
                 f"{caller}: {key} cannot be carried over, only blocks with moments can. For a wrapper carry "
                 "over the transformation inside, and put its state into that of the whole"
@@ -234,7 +236,7 @@ def _placed(caller: str, path: Any, like: jax.Array, x: Any) -> jax.Array:
 
 
 def _replace(memory: Any, changes: dict[str, Any]) -> Any:
-    return sentence.remember(**{**memory._asdict(), **changes})
+    return remember(**{**memory._asdict(), **changes})
 
 
 def _replay(tx: GradientTransformation, state: dict[str, Any], count: int) -> dict[str, Any]:
@@ -251,8 +253,8 @@ def _replay(tx: GradientTransformation, state: dict[str, Any], count: int) -> di
         for key, spec in blocks:
             if getattr(spec, "shared", None) is None or spec.whole_tree:
                 continue
-            own = sentence.remember(**held.get(key, {}))
-            result = spec.shared(sentence.Step(t.astype(jnp.int32), own, rates, [], {}))
+            own = remember(**held.get(key, {}))
+            result = spec.shared(Step(t.astype(jnp.int32), own, rates))
             if key in scalar:
                 result, new = result
                 held = held | {key: {n: jnp.asarray(new[n], x.dtype) for n, x in held[key].items()}}

@@ -9,15 +9,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from adamfx import checks, sentence, trees
-from adamfx.clipping import norm
+from adamfx import checks
 from adamfx.combine import as_transformation
-from adamfx.estimators import Recursion
+from adamfx.engine import trees
+from adamfx.engine.memory import is_memory, memories
+from adamfx.engine.norms import norm
+from adamfx.engine.placement import anchor, replicate
+from adamfx.engine.record import safe_divide, safe_root
 from adamfx.masks import VARIABLE
-from adamfx.moments import as_recursion, mass
-from adamfx.record import safe_divide, safe_root
+from adamfx.moments.estimators import Recursion
+from adamfx.moments.scale_by_moments import as_recursion, mass
 from adamfx.schedules import value_at
-from adamfx.transformation import GradientTransformation, block
+from adamfx.transformation import GradientTransformation, block, treewise
 
 Array = Any
 
@@ -89,31 +92,27 @@ def monitor(transformation: Any, metrics: tuple[str, ...] = DEFAULT, per_leaf: b
     if "signal_to_noise" in metrics or "effective_step_bound" in metrics:
         _averages(tx)
 
-    def init(params):
+    def start(leaves):
         def zero():
-            return sentence.replicate(trees.anchor(params), jnp.zeros((), jnp.float32))
+            return replicate(anchor(leaves.params), jnp.zeros((), jnp.float32))
 
-        leaves = {n: trees.map_trained(lambda p: zero(), params) for n in metrics if per_leaf}
-        return sentence.remember(
-            inner=tx.init(params), metrics={n: zero() for n in metrics}, leaves=leaves
-        )
+        each = {n: leaves.tree([zero() for _ in leaves.params]) for n in metrics if per_leaf}
+        whole = {n: zero() for n in metrics}
+        return {"inner": tx.start(leaves), "metrics": whole, "leaves": each}
 
-    def update(updates, state, params=None, **extra):
-        if {"param_norm", "update_ratio"} & set(metrics):
-            checks.given_params("update", "monitor", params, updates)
-        new, inner = sentence.run(tx.blocks, updates, state.inner, params, extra, "carry")
-        o = _observe(tx, metrics, updates, new, inner, params)
-        found = {n: _float32(METRICS[n](_all(o))) for n in metrics}
-        leaves, structure = {}, trees.flatten(updates)[1]
-        for n in state.leaves:
-            each = [
-                None if u is None else _float32(METRICS[n](_one(o, j)))
-                for j, u in enumerate(o.updates)
-            ]
-            leaves[n] = structure.unflatten(each)
-        return new, sentence.remember(inner=inner, metrics=found, leaves=leaves)
+    def run(leaves, memory, step):
+        new, inner = tx.run(leaves, memory.inner, step)
+        o = _observe(tx, metrics, leaves, new, inner)
+        found = {n: _float32(METRICS[n](o)) for n in metrics}
+        each = {}
+        for n in memory.leaves:
+            column = [_float32(METRICS[n](_one(o, j))) for j in range(len(leaves))]
+            each[n] = leaves.layout.tree(column)
+        return new, {"inner": inner, "metrics": found, "leaves": each}
 
-    return sentence.Pair(init, update)
+    needs = ("params",) if {"param_norm", "update_ratio"} & set(metrics) else ()
+    wrapper = treewise(run, tx, needs=needs)
+    return wrapper._replace(start=start, carried=("inner", "metrics", "leaves"))
 
 
 PER_LEAF = ("gradients", "updates", "params", "ratios")
@@ -123,40 +122,32 @@ def _float32(x: Array) -> Array:
     return jnp.asarray(x).astype(jnp.float32)
 
 
-def _all(o: Observed) -> Observed:
-    fields = {name: [x for x in getattr(o, name) if x is not None] for name in PER_LEAF}
-    return o._replace(**fields)
-
-
 def _one(o: Observed, j: int) -> Observed:
     return o._replace(**{name: getattr(o, name)[j : j + 1] for name in PER_LEAF})
 
 
 def _observe(
-    tx: GradientTransformation, metrics: Any, updates: Any, new: Any, inner: Any, params: Any
+    tx: GradientTransformation, metrics: Any, leaves: Any, new: Any, inner: Any
 ) -> Observed:
-    g, u = (trees.flatten(x)[0] for x in (updates, new))
-    p = [None] * len(g) if params is None else trees.flatten(params)[0]
-    p = [None if x is None else y for x, y in zip(g, p, strict=True)]
-    if not {"signal_to_noise", "effective_step_bound"} & set(metrics):
-        return Observed(g, u, p, [None] * len(g), jnp.zeros((), jnp.float32))
+    g, u, p = leaves.updates, new.updates, leaves.params or []
+    if not ({"signal_to_noise", "effective_step_bound"} & set(metrics) and g):
+        return Observed(g, u, p, [], jnp.zeros((), jnp.float32))
 
     key, r1, r2 = _averages(tx)
     memory = inner[key]
-    m, v = (trees.flatten(x)[0] for x in (memory.mu, memory.nu))
+    m, v = (leaves.layout.column(key, x) for x in (memory.mu, memory.nu))
     w1, w2 = mass(memory.mu_log_product), mass(memory.nu_log_product)
 
     def ratio(m, v):
         m_hat = m / w1.astype(trees.real_dtype(m.dtype))
         return safe_divide(m_hat, safe_root(v / w2.astype(v.dtype)).astype(m.dtype))
 
-    ratios = [None if x is None else ratio(y, z) for x, y, z in zip(g, m, v, strict=True)]
     count = inner["count"] - 1
     gains = [_float32(1 - value_at(r.decay, count)) for r in (r1, r2)]
-    rates = [x.learning_rate for x in sentence.memories(inner, "learning_rate")]
+    rates = [x.learning_rate for x in memories(inner, "learning_rate")]
     alpha = _float32(rates[0]) if rates else jnp.ones((), jnp.float32)
     bound = alpha * jnp.maximum(1.0, safe_divide(gains[0], safe_root(gains[1])))
-    return Observed(g, u, p, ratios, bound)
+    return Observed(g, u, p, leaves.each(ratio, m, v), bound)
 
 
 def _averages(tx: GradientTransformation) -> tuple[str, Recursion, Recursion]:
@@ -195,7 +186,7 @@ def metrics(state: Any) -> dict[str, Array]:
 
 def _told(outer: tuple[str, ...], state: Any) -> Iterator[tuple[tuple[str, ...], str, Array]]:
     """(path, name, number) of what blocks tell in a tree of states; their trees of arrays are not entered."""
-    holds = sentence.is_memory
+    holds = is_memory
     for path, x in jax.tree_util.tree_leaves_with_path(state, is_leaf=holds):
         if not holds(x):
             continue

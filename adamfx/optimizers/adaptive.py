@@ -1,98 +1,19 @@
-"""Every optimizer is a sentence over the blocks.
-
-Names, arguments and defaults are optax's where optax has the optimizer. What an argument means is
-written at the block it goes to. Learning rates are numbers >= 0 or schedules; decays are numbers in
-[0, 1), arrays or schedules. Each docstring says where the libraries differ: the default here, and
-the other forms as sentences.
-"""
+"""Optimizers that divide by a second moment of each parameter: Adam and its family."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from adamfx.combine import chain
-from adamfx.corrections import bias_correct, center, rectify, running_max
-from adamfx.corrections import nesterov as look_ahead
-from adamfx.decay import add_decayed_weights
-from adamfx.estimators import decayed_max, ema, total, trace, yogi_ema
-from adamfx.moments import scale_by_moments
-from adamfx.scaling import scale_by_lr, scale_by_past_rms, scale_by_trust_ratio, sign
+from adamfx.blocks.decay import add_decayed_weights
+from adamfx.blocks.scaling import scale_by_lr, scale_by_past_rms
+from adamfx.combine import chain, when
+from adamfx.moments.corrections import bias_correct, center, rectify, running_max
+from adamfx.moments.corrections import nesterov as look_ahead
+from adamfx.moments.estimators import decayed_max, ema, total, trace, yogi_ema
+from adamfx.moments.scale_by_moments import scale_by_moments
 from adamfx.schedules import Decay, Rate
 from adamfx.transformation import GradientTransformation, identity
-from adamfx.values import Exact
-
-
-def _when(condition: bool, block: GradientTransformation) -> GradientTransformation:
-    return block if condition else identity()
-
-
-# ---- first order ---------------------------------------------------------------------------------
-
-
-def sgd(
-    learning_rate: Rate,
-    momentum: Decay | None = None,
-    nesterov: bool = False,
-    accumulator_dtype: Any = None,
-) -> GradientTransformation:
-    """Stochastic gradient descent, with heavy-ball or Nesterov momentum. Robbins & Monro 1951.
-
-    The learning rate is outside the buffer, as in optax and torch. Inside it (Keras):
-    `chain(scale_by_lr(lr), scale_by_moments(trace(momentum), None))`. torch's dampening:
-    `chain(scale_by_moments(trace(momentum, dampening, first_whole=True), None), scale_by_lr(lr))`.
-    """
-    if momentum is None:
-        return scale_by_lr(learning_rate)
-    return chain(
-        scale_by_moments(trace(momentum), None, mu_dtype=accumulator_dtype),
-        _when(nesterov, look_ahead()),
-        scale_by_lr(learning_rate),
-    )
-
-
-def momentum(
-    learning_rate: Rate, momentum: Decay = 0.9, nesterov: bool = False
-) -> GradientTransformation:
-    """Heavy-ball momentum: sgd with momentum 0.9. Polyak 1964; Nesterov 1983."""
-    return sgd(learning_rate, momentum, nesterov)
-
-
-def lion(
-    learning_rate: Rate,
-    b1: Decay = 0.9,
-    b2: Decay = 0.99,
-    mu_dtype: Any = None,
-    weight_decay: Rate = 1e-3,
-    mask: Any = None,
-) -> GradientTransformation:
-    """The sign of b1 m + (1 - b1) g, m the average BEFORE this step. Chen et al. 2023, algorithm 2.
-
-    Keras has no weight decay by default: weight_decay=0.
-    """
-    return chain(
-        scale_by_moments(b2, None, lag="first", mu_dtype=mu_dtype),
-        look_ahead(b1),
-        sign(),
-        add_decayed_weights(weight_decay, mask),
-        scale_by_lr(learning_rate),
-    )
-
-
-def signum(
-    learning_rate: Rate, beta: Decay = 0.9, accumulator_dtype: Any = None
-) -> GradientTransformation:
-    """The sign of the averaged gradient. Bernstein et al. 2018, algorithm 2.
-
-    signSGD: `chain(sign(), scale_by_lr(lr))`.
-    """
-    return chain(
-        scale_by_moments(beta, None, mu_dtype=accumulator_dtype),
-        sign(),
-        scale_by_lr(learning_rate),
-    )
-
-
-# ---- adaptive ------------------------------------------------------------------------------------
+from adamfx.values.value import Exact
 
 
 def adagrad(
@@ -132,11 +53,11 @@ def rmsprop(
         scale_by_moments(
             decay if centered else None, ema(decay, initial=initial_scale), eps=eps, where=where
         ),
-        _when(bias_correction, bias_correct()),
-        _when(centered, center()),
+        when(bias_correction, bias_correct()),
+        when(centered, center()),
         scale_by_lr(learning_rate),
         identity() if momentum is None else scale_by_moments(trace(momentum), None),
-        _when(nesterov and momentum is not None, look_ahead()),
+        when(nesterov and momentum is not None, look_ahead()),
     )
 
 
@@ -178,7 +99,7 @@ def adam(
     return chain(
         scale_by_moments(b1, b2, eps=eps, eps_root=eps_root, mu_dtype=mu_dtype),
         bias_correct(),
-        _when(nesterov, look_ahead()),
+        when(nesterov, look_ahead()),
         scale_by_lr(learning_rate),
     )
 
@@ -203,7 +124,7 @@ def adamw(
     return chain(
         scale_by_moments(b1, b2, eps=eps, eps_root=eps_root, mu_dtype=mu_dtype),
         bias_correct(),
-        _when(nesterov, look_ahead()),
+        when(nesterov, look_ahead()),
         add_decayed_weights(weight_decay, mask),
         scale_by_lr(learning_rate),
     )
@@ -299,7 +220,7 @@ def amsgrad(
     side = side if bias_correction_nu else "first"
     return chain(
         scale_by_moments(b1, b2, eps=eps, eps_root=eps_root, mu_dtype=mu_dtype),
-        _when(bias_correction_mu or bias_correction_nu, bias_correct(side)),
+        when(bias_correction_mu or bias_correction_nu, bias_correct(side)),
         running_max(),
         scale_by_lr(learning_rate),
     )
@@ -323,7 +244,7 @@ def radam(
     return chain(
         scale_by_moments(b1, b2, eps=eps, eps_root=eps_root),
         bias_correct(),
-        _when(nesterov, look_ahead()),
+        when(nesterov, look_ahead()),
         rectify(threshold),
         scale_by_lr(learning_rate),
     )
@@ -345,7 +266,7 @@ def adabelief(
     return chain(
         scale_by_moments(b1, ema(b2, of="deviation", eps=eps_root), eps=eps),
         bias_correct(),
-        _when(nesterov, look_ahead()),
+        when(nesterov, look_ahead()),
         scale_by_lr(learning_rate),
     )
 
@@ -362,78 +283,5 @@ def yogi(
     return chain(
         scale_by_moments(b1, yogi_ema(b2), eps=eps),
         bias_correct(),
-        scale_by_lr(learning_rate),
-    )
-
-
-# ---- layer-wise ----------------------------------------------------------------------------------
-
-
-def lamb(
-    learning_rate: Rate,
-    b1: Decay = 0.9,
-    b2: Decay = 0.999,
-    eps: Exact = 1e-6,
-    eps_root: Exact = 0.0,
-    weight_decay: Rate = 0.0,
-    mask: Any = None,
-) -> GradientTransformation:
-    """AdamW with a trust ratio per leaf. You et al. 2020, algorithm 2.
-
-    The weight decay is inside the ratio, as in the paper and optax. Keras has it outside: put
-    `add_decayed_weights` after `scale_by_trust_ratio()`.
-    """
-    return chain(
-        scale_by_moments(b1, b2, eps=eps, eps_root=eps_root),
-        bias_correct(),
-        add_decayed_weights(weight_decay, mask),
-        scale_by_trust_ratio(),
-        scale_by_lr(learning_rate),
-    )
-
-
-def lars(
-    learning_rate: Rate,
-    weight_decay: Rate = 0.0,
-    weight_decay_mask: Any = True,
-    trust_coefficient: Exact = 0.001,
-    eps: Exact = 0.0,
-    trust_ratio_mask: Any = True,
-    momentum: Decay = 0.9,
-    nesterov: bool = False,
-) -> GradientTransformation:
-    """Momentum with a trust ratio per leaf, the learning rate inside the buffer. You et al. 2017.
-
-    The norm is of g + weight_decay p, as in optax; the paper adds the two norms.
-    """
-    return chain(
-        add_decayed_weights(weight_decay, weight_decay_mask),
-        scale_by_trust_ratio(0.0, trust_coefficient, eps, mask=trust_ratio_mask),
-        scale_by_lr(learning_rate),
-        scale_by_moments(trace(momentum), None),
-        _when(nesterov, look_ahead()),
-    )
-
-
-def novograd(
-    learning_rate: Rate,
-    b1: Decay = 0.9,
-    b2: Decay = 0.25,
-    eps: Exact = 1e-6,
-    eps_root: Exact = 0.0,
-    weight_decay: Rate = 0.0,
-) -> GradientTransformation:
-    """Momentum over gradients normalised per leaf; one number per leaf. Ginsburg et al. 2019.
-
-    Nothing is corrected, as in the paper and optax; NVIDIA's apex averages and corrects both:
-    `scale_by_moments(None, ema(b2, of="norm_square")), bias_correct()`, then
-    `scale_by_moments(b1, None), bias_correct()`.
-    """
-    return chain(
-        scale_by_moments(
-            None, ema(b2, of="norm_square", first_whole=True), eps=eps, eps_root=eps_root
-        ),
-        add_decayed_weights(weight_decay),
-        scale_by_moments(trace(b1), None),
         scale_by_lr(learning_rate),
     )

@@ -18,9 +18,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from adamfx import checks, sentence, trees
+from adamfx import checks
 from adamfx.combine import as_transformation
-from adamfx.transformation import block, leafwise
+from adamfx.engine import trees
+from adamfx.engine.placement import follow, wide_copy
+from adamfx.engine.working import ADVICE
+from adamfx.transformation import block, leafwise, treewise
 
 
 @block
@@ -64,20 +67,17 @@ def round_stochastically(seed: int = 0):
     if not isinstance(seed, int):
         raise TypeError(f"round_stochastically: seed must be an int, got {seed!r}")
 
-    def init(params):
-        key = jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
-        return sentence.remember(key=sentence.replicate(trees.anchor(params), key))
+    def init_shared():
+        return {"key": jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))}
 
-    def update(updates, state, params=None, **extra):
-        checks.given_params("update", "round_stochastically", params, updates)
-        new, key = jax.random.split(jax.random.wrap_key_data(state.key, impl="threefry2x32"))
-        leaves, structure = trees.flatten(updates)
-        for j, (u, p) in enumerate(zip(leaves, trees.flatten(params)[0], strict=True)):
-            if u is not None:
-                leaves[j] = _to_a_neighbour(u, p, jax.random.fold_in(key, j))
-        return structure.unflatten(leaves), sentence.remember(key=jax.random.key_data(new))
+    def run(leaves, memory, step):
+        new, key = jax.random.split(jax.random.wrap_key_data(memory.key, impl="threefry2x32"))
+        keys = [jax.random.fold_in(key, j) for j in leaves.layout.rows]
+        columns = (leaves.updates, leaves.params, keys)
+        updates = leaves.each(_to_a_neighbour, *columns)
+        return leaves.replace(updates=updates), {"key": jax.random.key_data(new)}
 
-    return sentence.Pair(init, update)
+    return treewise(run, init_shared=init_shared, needs=("params",))
 
 
 def _to_a_neighbour(u: jax.Array, p: jax.Array, key: jax.Array) -> jax.Array:
@@ -87,16 +87,12 @@ def _to_a_neighbour(u: jax.Array, p: jax.Array, key: jax.Array) -> jax.Array:
         return u
     p = p.astype(u.dtype)
     x = p + u
-    r = trees.follow(p, jax.random.uniform(key, p.shape, u.dtype))
+    r = follow(p, jax.random.uniform(key, p.shape, u.dtype))
     # Spacing of the numbers of one exponent: 2^(e - nmant), and that of the smallest below.
     exponent = jnp.maximum(jnp.frexp(x)[1] - 1, max(to.minexp, wide.minexp + to.nmant))
     spacing = jnp.ldexp(jnp.ones((), u.dtype), exponent - to.nmant)
     toward_zero = jnp.floor(jnp.abs(x) / spacing + r) * spacing
     return jnp.copysign(toward_zero, x) - p
-
-
-def _is_narrow(p: Any) -> bool:
-    return trees.is_trained(p) and p.dtype != trees.at_least_float32(p.dtype)
 
 
 @block
@@ -110,35 +106,43 @@ def master_weights(transformation: Any):
     """
     tx = as_transformation(transformation)
 
-    def copy(p):
-        return trees.wide_copy(p) if _is_narrow(p) else None
+    def narrow(leaves):
+        return [to != trees.at_least_float32(to) for to in leaves.dtypes]
 
-    def init(params):
-        master = trees.map_trained(copy, params)
-        return sentence.remember(inner=tx.init(trees.prefer(master, params)), master=master)
+    def on_copies(leaves, copies):
+        full = [p if m is None else m for m, p in zip(copies, leaves.params, strict=True)]
+        return leaves.replace(params=full, dtypes=[p.dtype for p in full])
 
-    def run(finish, updates, state, params, extra):
-        checks.given_params("update", "master_weights", params, updates)
-        checks.remembered_like("master_weights", "master", state.master, params)
-        copied = [m is not None for m in trees.flatten(state.master)[0]]
-        if copied != [_is_narrow(p) for p in trees.flatten(params)[0]]:
+    def start(leaves):
+        pairs = zip(narrow(leaves), leaves.params, strict=True)
+        copies = [wide_copy(p) if n else None for n, p in pairs]
+        return {"inner": tx.start(on_copies(leaves, copies)), "master": leaves.tree(copies)}
+
+    def run(leaves, memory, step):
+        copies = leaves.layout.column("master", memory.master)
+        if [m is not None for m in copies] != narrow(leaves):
             raise ValueError(
-                f"master_weights: the state was made for parameters of other dtypes; {checks.ADVICE}"
+                f"master_weights: the state was made for parameters of other dtypes; {ADVICE}"
             )
-        full = trees.prefer(state.master, params)
-        new, inner = sentence.run(tx.blocks, updates, state.inner, full, extra, "step")
+        new, inner = tx.run(on_copies(leaves, copies), memory.inner, step)
+        full = new.ended()
+        copies = [None if m is None else q for m, q in zip(copies, full, strict=True)]
+        master = leaves.layout.tree(copies, memory.master)
+        out = leaves.replace(updates=leaves.each(_rounded, copies, new.updates, leaves.params))
+        if leaves.applies:
+            moved = [q.astype(to) for q, to in zip(full, leaves.dtypes, strict=True)]
+            out = leaves.replace(moved=moved)
+        return out, {"inner": inner, "master": master}
 
-        def out(q, u, p):
-            if p is None or u is None:
-                return p if finish == "step" else u
-            if finish == "step":
-                return q.astype(p.dtype)
-            return trees.round_to(q, p.dtype).astype(u.dtype) - p.astype(u.dtype)
+    def through(leaves, memory, point):
+        copies = leaves.layout.column("master", memory.master)
+        found = point(tx, on_copies(leaves, copies), memory.inner)
+        return leaves.replace(params=found.params)
 
-        master = jax.tree.map(
-            lambda m, q: None if m is None else q, state.master, new, is_leaf=trees.is_none
-        )
-        result = jax.tree.map(out, new, updates, params, is_leaf=trees.is_none)
-        return result, sentence.remember(inner=inner, master=master)
+    wrapper = treewise(run, tx, needs=("params",))
+    return wrapper._replace(start=start, carried=("inner", "master"), through=through)
 
-    return sentence.wrapper(init, run)
+
+def _rounded(m: jax.Array | None, u: jax.Array, p: jax.Array) -> jax.Array:
+    """The update that takes p to m, rounded as p is; u where there is no copy."""
+    return u if m is None else trees.round_to(m, p.dtype) - p.astype(m.dtype)

@@ -6,11 +6,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from adamfx import sentence, trees
 from adamfx.combine import as_transformation, chain
-from adamfx.estimators import Estimator, mean
-from adamfx.moments import mass, rates_of
-from adamfx.record import safe_divide
+from adamfx.engine import trees
+from adamfx.engine.memory import memories
+from adamfx.engine.record import safe_divide
+from adamfx.moments.estimators import Estimator, mean
+from adamfx.moments.scale_by_moments import mass, rates_of
 from adamfx.transformation import GradientTransformation, block, leafwise
 
 
@@ -21,7 +22,8 @@ def keep_average(estimator: Estimator | None = None):
     p' is rounded as `step` rounds it; `update` rounds u as well, which for parameters below float32 may
     move p' by one more rounding.
 
-    Needs params. Stands last in a chain. Read it with `averaged_params(state, params)`.
+    Needs params. Stands last in a chain. Read it with `tx.evaluate_at(state, params)`, or from the state
+    alone with `averaged_params(state, params)`.
 
     Args:
       estimator: `mean()`, the default, all steps alike (Polyak & Juditsky 1992); or `ema(decay)`, with
@@ -53,7 +55,26 @@ def keep_average(estimator: Estimator | None = None):
         after = trees.round_to(here.param + u, here.dtype)
         return u, {"average": r.update(here.memory.average, after, here.shared)}
 
-    return leafwise(leaf, init=init, shared=shared, init_shared=init_shared, needs_params=True)
+    def evaluate_at(p, here):
+        if not here.memory._fields:  # a leaf that was frozen when the state was made
+            return p
+        w = mass(here.shared.memory.average_log_product) if r.weighs else jnp.ones(())
+        return _unbiased(here.memory.average, w, p)
+
+    return leafwise(
+        leaf,
+        init=init,
+        shared=shared,
+        init_shared=init_shared,
+        needs_params=True,
+        evaluate_at=evaluate_at,
+    )
+
+
+def _unbiased(average: Any, mass: Any, p: Any) -> Any:
+    """The average over its mass; before the first step p."""
+    w = mass.astype(trees.real_dtype(average.dtype))
+    return jnp.where(w == 0, p.astype(average.dtype), safe_divide(average, w))
 
 
 def average_params(
@@ -76,7 +97,7 @@ def averaged_params(state: Any, params: Any) -> Any:
     Before the first step, and for frozen leaves, the parameters themselves. `state` may be any tree
     with one such state in it. Raises ValueError where there is none, or more than one for a leaf.
     """
-    found = sentence.memories(state, "average")
+    found = memories(state, "average")
     if not found:
         raise ValueError(
             "averaged_params: this state holds no average; wrap the transformation in average_params, or "
@@ -101,7 +122,6 @@ def averaged_params(state: Any, params: Any) -> Any:
                     "pass the part of the state that you mean"
                 )
             taken[j] = True
-            p, weight = jnp.asarray(result[j]), w.astype(trees.real_dtype(s.dtype))
-            average = jnp.where(weight == 0, p.astype(s.dtype), safe_divide(s, weight))
-            result[j] = average.astype(p.dtype)
+            p = jnp.asarray(result[j])
+            result[j] = _unbiased(s, w, p).astype(p.dtype)
     return structure.unflatten(result)

@@ -11,12 +11,12 @@ from typing import Any
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.estimators import STATISTICS, Estimator, Recursion, ema
-from adamfx.record import DENOMINATORS, Denominator, Moments, Rates, Side
+from adamfx.engine.record import DENOMINATORS, Denominator, Moments, Rates, Side
+from adamfx.engine.trees import real_dtype
+from adamfx.moments.estimators import STATISTICS, Estimator, Recursion, ema
 from adamfx.schedules import Decay, value_at
 from adamfx.transformation import block, leafwise
-from adamfx.trees import real_dtype
-from adamfx.values import Exact
+from adamfx.values.value import Exact
 
 Array = Any
 

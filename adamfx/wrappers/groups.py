@@ -15,8 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from adamfx import sentence, trees
 from adamfx.combine import as_transformation
+from adamfx.engine import trees
+from adamfx.engine.words import Treewise
 from adamfx.transformation import GradientTransformation, block, leafwise
 
 
@@ -50,15 +51,20 @@ def masked(inner: Any, mask: Any):
     """
     tx = as_transformation(inner)
 
-    def init(params):
+    def start(leaves):
+        params = leaves.param_tree()
         chosen = trees.evaluate_mask("masked", mask, params)
-        return sentence.remember(labels=Labels(tuple(chosen)), inner=_init(tx, chosen, params))
+        return {"labels": Labels(tuple(chosen)), "inner": tx.start(leaves.among(chosen))}
 
-    def update(updates, state, params=None, **extra):
-        updates, own = _update(tx, state.labels.of, updates, state.inner, params, extra)
-        return updates, sentence.remember(labels=state.labels, inner=own)
+    def run(leaves, memory, step):
+        part, own = tx.run(leaves.among(memory.labels.of), memory.inner, step)
+        return leaves.put(part), {"labels": memory.labels, "inner": own}
 
-    return sentence.Pair(init, update)
+    def through(leaves, memory, point):
+        return leaves.put(point(tx, leaves.among(memory.labels.of), memory.inner))
+
+    carried = ("labels", "inner")
+    return Treewise(run, {"inner": tx}, start=start, carried=carried, through=through)
 
 
 def freeze(mask: Any) -> GradientTransformation:
@@ -99,24 +105,33 @@ def partition(transforms: dict[str, Any], param_labels: Any, default: Any = None
     if _by_predicate(param_labels):
         _known(param_labels, groups)
 
-    def init(params):
-        labels = _labels(param_labels, groups, params)
-        states = {k: _init(tx, [x == k for x in labels], params) for k, tx in groups.items()}
-        return sentence.remember(labels=Labels(tuple(labels)), inner=states)
+    def start(leaves):
+        labels = _labels(param_labels, groups, leaves.param_tree())
+        states = {k: tx.start(leaves.among([x == k for x in labels])) for k, tx in groups.items()}
+        return {"labels": Labels(tuple(labels)), "inner": states}
 
-    def update(updates, state, params=None, **extra):
-        states, out, labels = {}, updates, state.labels.of
-        if set(state.inner) != set(groups):
+    def parts(leaves, memory):
+        if set(memory.inner) != set(groups):
             raise ValueError(
-                f"partition: the state has the groups {', '.join(state.inner)}, this transformation "
+                f"partition: the state has the groups {', '.join(memory.inner)}, this transformation "
                 f"{', '.join(groups)}; make it with tx.init(params)"
             )
         for k, tx in groups.items():
-            chosen = [x == k for x in labels]
-            out, states[k] = _update(tx, chosen, out, state.inner[k], params, extra)
-        return out, sentence.remember(labels=state.labels, inner=states)
+            yield k, tx, leaves.among([x == k for x in memory.labels.of])
 
-    return sentence.Pair(init, update)
+    def run(leaves, memory, step):
+        states, out = {}, leaves
+        for k, tx, part in parts(leaves, memory):
+            part, states[k] = tx.run(part, memory.inner[k], step)
+            out = out.put(part)
+        return out, {"labels": memory.labels, "inner": states}
+
+    def through(leaves, memory, point):
+        for k, tx, part in parts(leaves, memory):
+            leaves = leaves.put(point(tx, part, memory.inner[k]))
+        return leaves
+
+    return Treewise(run, groups, start=start, carried=("labels", "inner"), through=through)
 
 
 def _by_predicate(labels: Any) -> bool:
@@ -167,30 +182,3 @@ def _labels(given: Any, groups: dict, params: Any) -> list[str | None]:
             )
         found.append(claim[0] if trees.is_trained(p) else None)
     return found
-
-
-def _only(chosen: Any, tree: Any) -> Any:
-    leaves, structure = trees.flatten(tree)
-    return structure.unflatten([x if c else None for x, c in zip(leaves, chosen, strict=True)])
-
-
-def _init(tx: GradientTransformation, chosen: Any, params: Any) -> dict[str, Any]:
-    return sentence.init(tx.blocks, _only(chosen, params))
-
-
-def _update(
-    tx: GradientTransformation, chosen: Any, updates: Any, state: Any, params: Any, extra: dict
-) -> tuple[Any, Any]:
-    """`tx` on the chosen leaves; the others as they are."""
-    old, structure = trees.flatten(updates)
-    if len(chosen) != len(old):
-        raise ValueError(
-            f"update: the gradients have {len(old)} leaves, the state was made for {len(chosen)}; make it "
-            "with tx.init(params)"
-        )
-    inside = None if params is None else _only(chosen, params)
-    updates, state = sentence.run(tx.blocks, _only(chosen, updates), state, inside, extra, "carry")
-    new = trees.flatten(updates)[0]
-    return structure.unflatten(
-        [a if c else b for a, b, c in zip(new, old, chosen, strict=True)]
-    ), state

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.record import Rates
+from adamfx.engine.record import Rates
 from adamfx.schedules import Decay
-from adamfx.values import Exact, Value, constructor
+from adamfx.values.value import Exact, Value, constructor
 
 Array = Any
 

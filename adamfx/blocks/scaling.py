@@ -7,12 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.clipping import norm
-from adamfx.estimators import ema, square
-from adamfx.record import Rates, safe_divide, safe_root
+from adamfx.engine.record import Rates, safe_divide, safe_root
+from adamfx.moments.estimators import ema, square
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import block, leafwise
-from adamfx.values import Dynamic, Exact
+from adamfx.values.value import Dynamic, Exact
 
 
 @block
@@ -71,13 +70,16 @@ def scale_by_trust_ratio(
     checks.number("scale_by_trust_ratio", "trust_coefficient", trust_coefficient, low=0)
     checks.number("scale_by_trust_ratio", "eps", eps, low=0)
 
+    def norms(u, here):
+        return {"p": here.param, "u": u}
+
     def leaf(u, here):
-        p_norm = jnp.maximum(norm([here.param]), min_norm)
-        u_norm = jnp.maximum(norm([u]), min_norm)
+        p_norm = jnp.maximum(here.norms.p, min_norm)
+        u_norm = jnp.maximum(here.norms.u, min_norm)
         ratio = trust_coefficient * safe_divide(p_norm, u_norm + eps)
         return u * jnp.where((p_norm == 0) | (u_norm == 0), 1.0, ratio)
 
-    return leafwise(leaf, needs_params=True, mask=mask)
+    return leafwise(leaf, norms=norms, needs_params=True, mask=mask)
 
 
 @block

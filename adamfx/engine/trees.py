@@ -1,4 +1,4 @@
-"""Trees of parameters: flattening with paths, frozen leaves, dtypes, memory that follows its leaf."""
+"""Trees of parameters: flattening with paths, frozen leaves, dtypes, masks."""
 
 from __future__ import annotations
 
@@ -77,53 +77,6 @@ def is_traced(*trees: Any) -> bool:
     return any(isinstance(x, Tracer) for x in jax.tree.leaves(trees))
 
 
-def anchor(params: Any) -> jax.Array:
-    """The first trained leaf, whose devices are those of the whole tree."""
-    trained = (jnp.asarray(x) for x in jax.tree.leaves(params) if is_trained(x))
-    return next(trained, jnp.zeros(()))
-
-
-def follow(p: jax.Array, x: Any) -> jax.Array:
-    """`x`, of the shape of `p`, with the sharding of `p`; of another shape, replicated.
-
-    The result is `x` unchanged, as an array that depends on `p` as far as a compiler can see. So
-    memory made from constants lives where its parameter lives, in eager code, under jit and with
-    explicit mesh axes alike, where a plain constant would land on one device.
-    (jax.experimental.shard_alike did this for jit only and is gone since JAX 0.12.)
-    """
-    return _tied(x, _never(p)) if jnp.shape(x) == p.shape else replicate(p, x)
-
-
-def replicate(p: jax.Array, x: Any) -> jax.Array:
-    """`x` replicated over the devices of `p`."""
-    if jax.sharding.get_abstract_mesh().manual_axes:  # in shard_map it must not vary with p
-        return jnp.asarray(x).astype(jnp.asarray(x).dtype)
-    return _tied(x, _never(p).any())
-
-
-@jax.jit
-def wide_zeros(p: jax.Array) -> jax.Array:
-    """Zeros like `p`, float32 at least, where `p` is."""
-    return follow(p, jnp.zeros(p.shape, at_least_float32(p.dtype)))
-
-
-@jax.jit
-def wide_copy(p: jax.Array) -> jax.Array:
-    """A copy of `p`, float32 at least, where `p` is."""
-    return follow(p, p.astype(at_least_float32(p.dtype)))
-
-
-def _never(p: jax.Array) -> jax.Array:
-    """False everywhere: no number is both positive and negative. Compilers do not fold it."""
-    p = p.real if jnp.iscomplexobj(p) else p
-    return (p > 0) & (p < 0)
-
-
-def _tied(x: Any, never: jax.Array) -> jax.Array:
-    x = jnp.asarray(x)
-    return jnp.where(never, jnp.ones((), x.dtype), x.astype(x.dtype))  # astype: a strong type
-
-
 def same_structure(given: Any, wanted: Any) -> str | None:
     """None if the trees have one structure, else the first path where they differ, in words."""
     if flatten(given)[1] == flatten(wanted)[1]:
@@ -165,11 +118,6 @@ def evaluate_mask(block: str, mask: Mask, params: Any) -> list[bool]:
     return [bool(m) for m in leaves]
 
 
-def prefer(first: Any, second: Any) -> Any:
-    """The leaves of the first tree, and of the second where the first has None."""
-    return jax.tree.map(lambda a, b: b if a is None else a, first, second, is_leaf=is_none)
-
-
 def map_trained(function: Callable, tree: Any) -> Any:
     """Applies `function` to the trained leaves; the others become None."""
     return jax.tree.map(lambda x: function(x) if is_trained(x) else None, tree, is_leaf=is_none)
@@ -196,39 +144,3 @@ def round_to(x: jax.Array, dtype: Any) -> jax.Array:
         return rounded
     grid = float(to.smallest_subnormal)
     return jnp.where(jnp.abs(x) < float(to.tiny), jnp.round(x / grid) * grid, rounded)
-
-
-def only_if(predicate: jax.Array, function: Callable, operands: Any, *read: Any) -> Any:
-    """`function(operands, *read)` if the predicate holds, else `operands`, without a copy of them.
-
-    `function` must keep structure, shapes and dtypes, and read arrays only from its arguments. A
-    loop of at most one turn: XLA works in it on the operands in place, where both branches of a
-    conditional get copies (measured on the CPU: 12 times the time of an accumulated step). The
-    derivative is that of `function` under a select, since such loops have none in reverse.
-    """
-    return _only_if(function, predicate, operands, read)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _only_if(function: Callable, predicate: jax.Array, operands: Any, read: Any) -> Any:
-    def turn(carry):
-        go, x = carry
-        # Seemingly changing from turn to turn, else the compiler works on it outside the loop.
-        here = jax.tree.map(lambda y: jnp.where(go, y, 0) if is_trained(y) else y, read)
-        return jnp.zeros_like(go), function(x, *here)
-
-    return jax.lax.while_loop(lambda carry: carry[0], turn, (predicate, operands))[1]
-
-
-@_only_if.defjvp
-def _only_if_jvp(function: Callable, primals: tuple, tangents: tuple) -> Any:
-    predicate, operands, read = primals
-    _, d_operands, d_read = tangents
-
-    def chosen(a, b):
-        return a if a.dtype == jax.dtypes.float0 else jnp.where(predicate, a, b)
-
-    off = jax.tree.map(lambda t: chosen(t, 0), (d_operands, d_read))  # no NaN of what is not run
-    _, d = jax.jvp(lambda x, r: function(x, *r), (operands, read), off)
-    d = jax.tree.map(chosen, d, d_operands)
-    return _only_if(function, predicate, operands, read), d

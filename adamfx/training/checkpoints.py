@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adamfx.history import History
+from adamfx.training.history import History
 
 Tree = Any
 ABOUT = (

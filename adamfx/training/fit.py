@@ -1,7 +1,4 @@
-"""Training: one compiled step, and a loop that shows its progress and never loses its result.
-
-step = make_step(loss_fn)                              # step(tx, params, state, *batch)
-params, state, loss = step(tx, params, tx.init(params), x, y)
+"""A training loop that shows its progress and never loses its result.
 
 params, state, history, reason = fit(loss_fn, tx, params, batches)
 """
@@ -9,61 +6,29 @@ params, state, history, reason = fit(loss_fn, tx, params, batches)
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adamfx import checks, sentence, trees
-from adamfx.clipping import global_norm
+from adamfx import checks
 from adamfx.combine import as_transformation
-from adamfx.history import History
-from adamfx.interrupts import LEFT, Interrupts
-from adamfx.monitoring import metrics
+from adamfx.engine import trees
+from adamfx.engine.leaves import check_leaves
+from adamfx.engine.memory import memories
+from adamfx.engine.sentence import check_is_state
+from adamfx.training.dispatch import FAILED, SECONDS_PER_DISPATCH, Groups, convolves, program
+from adamfx.training.history import History
+from adamfx.training.interrupts import LEFT, Interrupts
 
 Tree = Any
 State = Any
-SECONDS_PER_DISPATCH = 0.02  # about; Ctrl-C and the bar wait that long
-PATIENCE = 0.1  # seconds to wait for the batches of one dispatch
-FAILED = "failed"  # the column that says whether to end the run; not in the history
-
-
-def _gradient(loss_fn: Callable, has_aux: bool) -> Callable:
-    return jax.value_and_grad(loss_fn, has_aux=has_aux, allow_int=True)
-
-
-def make_step(loss_fn: Callable, has_aux: bool = False, donate: bool = False) -> Callable:
-    """A compiled `step(tx, params, state, *batch) -> (params, state, loss)`.
-
-    The transformation is an argument: another learning rate compiles nothing.
-
-    Args:
-      loss_fn: `loss_fn(params, *batch)`, a scalar; with has_aux `(scalar, aux)`.
-      has_aux: whether it returns more than the loss; then `step` returns `(loss, aux)` for `loss`.
-      donate: whether params and state give their memory to the new ones and are gone afterwards.
-
-    Blocks that read the extra argument `value` get the loss.
-    """
-    gradient = _gradient(loss_fn, has_aux)
-
-    @functools.partial(jax.jit, donate_argnums=(1, 2) if donate else ())
-    def compiled(tx, params, state, *batch):
-        out, grads = gradient(params, *batch)
-        params, state = tx.step(grads, state, params, value=out[0] if has_aux else out)
-        return params, state, out
-
-    @functools.wraps(compiled)
-    def step(tx: Any, params: Tree, state: State, *batch: Any) -> tuple[Tree, State, Any]:
-        return compiled(as_transformation(tx), params, state, *batch)
-
-    return step
 
 
 class Fit(NamedTuple):
@@ -119,11 +84,16 @@ def fit(
         where `stop` has no `evaluate` to look at. Equal runs stay equal bit for bit, however long their
         dispatches; another number given here may round differently. On the CPU a loss with a convolution
         always runs step by step: in a loop it takes 50 times as long.
-      evaluate: `evaluate(params, state)` returns a number or a dict of numbers, for the history.
+      evaluate: `evaluate(params, state)` returns a number or a dict of numbers, for the history. The
+        parameters are those to use the model with, `tx.evaluate_at(state, params)`: an average where the
+        transformation keeps one, lookahead's slow ones.
       evaluate_every: steps between evaluations; there is one more at the end.
       stop: an early stop: `stop(history)` is asked after each evaluation; where there are none, after
         each dispatch. See `no_improvement`.
       progress: a bar with loss, learning rate and gradient norm; None: if tqdm is installed.
+
+    The gradient is taken at `tx.gradient_at(state, params)`, and `value`, `grad`, `value_fn`, `grad_fn` reach
+    the transformation, so that line searches work: `fit(loss, optax.lbfgs(), params, batches)`.
 
     The history has the columns step, loss, gradient_norm, what `metrics(state)` finds (such as
     learning_rate), the scalars of aux and of evaluate; each step's numbers are float32. A
@@ -146,7 +116,7 @@ def fit(
         with Interrupts() as interrupts, _bar(progress, _total(batches, epochs, steps)) as bar:
             run = _Run(loss_fn, tx, params, state, history, has_aux, bar)
             stream = itertools.chain.from_iterable(itertools.repeat(batches, epochs))
-            groups = _Groups(stream, steps_per_dispatch, interrupts, run.suited)
+            groups = Groups(stream, steps_per_dispatch, interrupts, run.suited)
             limit = math.inf if steps is None else steps
             try:
                 reason = _loop(run, groups, limit, evaluate, evaluate_every, stop, interrupts)
@@ -168,7 +138,7 @@ def fit(
 
 def _loop(
     run: _Run,
-    groups: _Groups,
+    groups: Groups,
     limit: float,
     evaluate: Callable | None,
     every: int,
@@ -182,7 +152,8 @@ def _loop(
         nonlocal evaluated
         run.drain()
         evaluated = run.steps
-        found = interrupts.leavable(evaluate, _copy(run.params), _copy(run.state))
+        params = _used(run.tx, run.state, run.params)
+        found = interrupts.leavable(evaluate, _copy(params), _copy(run.state))
         if found is not LEFT:
             run.history.record(_evaluated(found, run.columns))
 
@@ -237,23 +208,23 @@ class _Run:
 
     def __init__(self, loss_fn, tx, params, state, history, has_aux, bar):
         self.tx = as_transformation(tx)
-        checks.leaves("fit", trees.flatten(params)[0], params)
+        check_leaves("fit", trees.flatten(params)[0], params)
         self.params = _copy(params)
         if state is not None:
-            checks.is_state("fit", state)
+            check_is_state("fit", state)
         self.state = self.tx.init(self.params) if state is None else _copy(state)
         self.history = History({} if history is None else history)
         self.start = int(self.state["count"])  # steps of the runs before
         self.steps = 0  # of this run
         self.columns: set[str] = set()  # that every step writes
         self.failed = False
-        self.skips = bool(sentence.memories(self.state, "too_many"))
+        self.skips = bool(memories(self.state, "too_many"))
         self.pending: list[tuple[int, Any, dict]] = []
         self.written = 0  # steps of this run that are in the history
         self.last: Any = np.False_  # whether the last dispatch has failed, on the device
         self.bar = bar
         cached = isinstance(loss_fn, Hashable)
-        self.program = (_program if cached else _program.__wrapped__)(loss_fn, has_aux)
+        self.program = (program if cached else program.__wrapped__)(loss_fn, has_aux)
         self.loops = True
 
     @property
@@ -277,7 +248,7 @@ class _Run:
         """How many steps one program can hold. By counting, not by the clock: equal runs stay equal."""
         step = self.program.one.trace(self.tx, self.params, self.state, batch)
         on_cpu = jax.default_backend() == "cpu"
-        self.loops = not (on_cpu and _convolves(step.jaxpr.jaxpr))
+        self.loops = not (on_cpu and convolves(step.jaxpr.jaxpr))
         if not self.loops:
             return 1
         if asked:
@@ -328,73 +299,10 @@ class _Run:
         return Fit(self.params, self.state, self.history, reason)
 
 
-class _Program(NamedTuple):
-    """One step of one batch; and n of at most k steps in a loop, none after a failure, by the same code
-    for any n. Without k it is one step and no loop."""
-
-    one: Any
-    run: Any
-
-
-@functools.lru_cache(maxsize=16)
-def _program(loss_fn: Callable, has_aux: bool) -> _Program:
-    gradient = _gradient(loss_fn, has_aux)
-
-    @jax.jit
-    def one(tx, params, state, batch):
-        out, grads = gradient(params, *batch)
-        loss, aux = out if has_aux else (out, {})
-        params, state = tx.step(grads, state, params, value=loss)
-        record = {"loss": loss, "gradient_norm": global_norm(trees.map_trained(lambda g: g, grads))}
-        for name, x in metrics(state).items():  # a monitor inside a wrapper sees other gradients
-            record[f"monitor/{name}" if name in record else name] = x
-        taken = {"step", *record} & set(_scalars(aux))
-        if taken:
-            raise ValueError(
-                f"fit: aux holds {', '.join(sorted(taken))}, which is a column of the history already; give "
-                "it another name"
-            )
-        record |= _scalars(aux)
-        failed = [jnp.any(m.too_many) for m in sentence.memories(state, "too_many")]
-        record[FAILED] = functools.reduce(jnp.logical_or, failed, jnp.asarray(False))
-        return params, state, {n: jnp.asarray(x).astype(jnp.float32) for n, x in record.items()}
-
-    @functools.partial(jax.jit, donate_argnums=(1, 2), static_argnums=6)
-    def run(tx, params, state, batches, n, failed, k):
-        first = jax.tree.map(lambda x: x[0], batches)
-        if k is None:
-            params, state, record = one(tx, params, state, first)
-            return n, record[FAILED] > 0, params, state, {c: x[None] for c, x in record.items()}
-        columns = jax.eval_shape(one, tx, params, state, first)[2]
-        records = {c: jnp.zeros(k, x.dtype) for c, x in columns.items()}
-
-        def turn(carry):
-            i, _, params, state, records = carry
-            batch = jax.tree.map(lambda x: jnp.asarray(x)[i], batches)
-            params, state, new = one(tx, params, state, batch)
-            records = {c: records[c].at[i].set(x) for c, x in new.items()}
-            return i + 1, new[FAILED] > 0, params, state, records
-
-        start = (jnp.zeros_like(n), failed, params, state, records)
-        return jax.lax.while_loop(lambda c: (c[0] < n) & ~c[1], turn, start)
-
-    return _Program(one, run)
-
-
-def _convolves(jaxpr: Any) -> bool:
-    """Whether there is a convolution in a program."""
-    for eqn in jaxpr.eqns:
-        inner = [getattr(x, "jaxpr", x) for x in jax.tree.leaves(list(eqn.params.values()))]
-        if eqn.primitive.name == "conv_general_dilated":
-            return True
-        if any(_convolves(x) for x in inner if hasattr(x, "eqns")):
-            return True
-    return False
-
-
-def _scalars(aux: Any) -> dict[str, Any]:
-    items = aux.items() if isinstance(aux, dict) else ()
-    return {str(name): x for name, x in items if trees.is_arrays(x) and np.ndim(x) == 0}
+@jax.jit
+def _used(tx: Any, state: State, params: Tree) -> Tree:
+    """The parameters with which the model is to be used."""
+    return tx.evaluate_at(state, params)
 
 
 def _copy(tree: Tree) -> Tree:
@@ -424,81 +332,6 @@ def _evaluated(found: Any, taken: set[str]) -> dict[str, float]:
                 f"fit: evaluate must return a number or a dict of numbers, {name!r} is {x!r}"
             ) from None
     return numbers
-
-
-class _Groups:
-    """Batches taken together: as many of one shape as are asked for, stacked, k in length.
-
-    k, if it is None, is what `suited` says of the first batch.
-    """
-
-    def __init__(self, stream: Iterator, k: int | None, interrupts: Interrupts, suited: Callable):
-        self.stream, self.k, self.interrupts, self.suited = stream, k, interrupts, suited
-        self.patience = PATIENCE if k is None else math.inf
-        self.ahead = 1.0 if k is None else math.inf  # how many at most, of the k that fit
-        self.begun = False
-        self.held: Any = None  # of another shape than the last group
-        self.error: BaseException | None = None  # to be raised when what came before is trained
-
-    def take(self, n: int) -> tuple[int, int, Tree]:
-        """(how many, k, the stacked batches); (0, k, None) at the end."""
-        group: list = []
-        end = math.inf
-        while len(group) < min(n, self.ahead, self.k or 1) and not self.interrupts.pressed:
-            if time.monotonic() > end:
-                break
-            batch, self.held = self.held, None
-            if batch is None:
-                try:
-                    batch = self._next()
-                except BaseException as error:
-                    if not group:
-                        raise
-                    self.error = error
-                    break
-                if batch is LEFT:
-                    break
-                batch = jax.tree.map(
-                    # A copy: the caller may fill the same array with the next batch.
-                    lambda x: x if isinstance(x, jax.Array) else np.array(x),
-                    tuple(batch) if isinstance(batch, (tuple, list)) else (batch,),
-                )
-            if group and _shapes(batch) != _shapes(group[0]):
-                self.held = batch
-                break
-            if not self.begun:
-                self.begun, self.k = True, self.suited(batch, self.k)
-            if not group:
-                end = time.monotonic() + self.patience
-            group.append(batch)
-        k = self.k or 1
-        if not group:
-            return 0, k, None
-        whole = group + group[-1:] * (k - len(group))
-        return len(group), k, jax.tree.map(_stack, *whole)
-
-    def pace(self, seconds: float) -> None:
-        """Takes more where a dispatch was short, and fewer where it was long; of equal result."""
-        if seconds < SECONDS_PER_DISPATCH:
-            self.ahead *= 2
-        elif seconds > 2 * SECONDS_PER_DISPATCH:
-            self.ahead = max(1.0, self.ahead / 2)
-
-    def _next(self) -> Any:
-        if self.error is not None:
-            raise self.error
-        return self.interrupts.leavable(next, self.stream, LEFT)
-
-
-def _shapes(batch: Tree) -> Any:
-    leaves, structure = jax.tree.flatten(batch)
-    return structure, [(x.shape, x.dtype) for x in leaves]
-
-
-def _stack(*xs: Any) -> Any:
-    if len(xs) == 1:
-        return xs[0][None]
-    return (jnp if isinstance(xs[0], jax.Array) else np).stack(xs)
 
 
 def _total(batches: Any, epochs: int, steps: int | None) -> int | None:

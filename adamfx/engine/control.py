@@ -1,0 +1,48 @@
+"""Running something only if a number that the device has just computed says so."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from adamfx.engine import trees
+
+
+def only_if(predicate: jax.Array, function: Callable, operands: Any, *read: Any) -> Any:
+    """`function(operands, *read)` if the predicate holds, else `operands`, without a copy of them.
+
+    `function` must keep structure, shapes and dtypes, and read arrays only from its arguments. A
+    loop of at most one turn: XLA works in it on the operands in place, where both branches of a
+    conditional get copies (measured on the CPU: 12 times the time of an accumulated step). The
+    derivative is that of `function` under a select, since such loops have none in reverse.
+    """
+    return _only_if(function, predicate, operands, read)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _only_if(function: Callable, predicate: jax.Array, operands: Any, read: Any) -> Any:
+    def turn(carry):
+        go, x = carry
+        # Seemingly changing from turn to turn, else the compiler works on it outside the loop.
+        here = jax.tree.map(lambda y: jnp.where(go, y, 0) if trees.is_trained(y) else y, read)
+        return jnp.zeros_like(go), function(x, *here)
+
+    return jax.lax.while_loop(lambda carry: carry[0], turn, (predicate, operands))[1]
+
+
+@_only_if.defjvp
+def _only_if_jvp(function: Callable, primals: tuple, tangents: tuple) -> Any:
+    predicate, operands, read = primals
+    _, d_operands, d_read = tangents
+
+    def chosen(a, b):
+        return a if a.dtype == jax.dtypes.float0 else jnp.where(predicate, a, b)
+
+    off = jax.tree.map(lambda t: chosen(t, 0), (d_operands, d_read))  # no NaN of what is not run
+    _, d = jax.jvp(lambda x, r: function(x, *r), (operands, read), off)
+    d = jax.tree.map(chosen, d, d_operands)
+    return _only_if(function, predicate, operands, read), d

@@ -1,0 +1,59 @@
+"""What blocks remember, by name."""
+
+from __future__ import annotations
+
+import collections
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+
+Tree = Any
+
+
+class Memory:
+    """What a block remembers, by name: `state["scale_by_moments"].mu`.
+
+    `remember(mu=..., nu=...)` makes one: a named tuple, which JAX, Flax and Orbax know.
+    """
+
+    __slots__ = ()
+    _fields: tuple[str, ...]
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"no {name!r} here; this block remembers {', '.join(self._fields)}")
+
+    def __reduce__(self):
+        return _remember, (self._fields, tuple(getattr(self, name) for name in self._fields))
+
+
+@functools.cache
+def _memory_type(names: tuple[str, ...]) -> Any:
+    bases = (Memory, collections.namedtuple("Memory", names))
+    return type("Memory", bases, {"__slots__": ()})
+
+
+def _remember(names: tuple[str, ...], values: Iterable) -> Memory:
+    return _memory_type(names)(*values)
+
+
+def remember(**fields: Any) -> Any:
+    """A Memory with these fields."""
+    return _remember(tuple(fields), tuple(fields.values()))
+
+
+def is_memory(x: Any) -> bool:
+    """Whether it is what one block remembers."""
+    return isinstance(x, Memory)
+
+
+def memories(state: Tree, field: str) -> list[Any]:
+    """What in a tree of states remembers something of this name, in order, those inside included."""
+
+    def holds(x: Any) -> bool:
+        return is_memory(x) and field in x._fields
+
+    found = [x for x in jax.tree.leaves(state, is_leaf=holds) if holds(x)]
+    inside = [memories([y for n, y in x._asdict().items() if n != field], field) for x in found]
+    return [y for x, xs in zip(found, inside, strict=True) for y in (x, *xs)]

@@ -1,0 +1,128 @@
+"""Where memory lives: on the devices of its parameter, along the axes that it shares with it.
+
+Eager code places an array by its sharding. A traced program reads the sharding of explicit axes from
+the type; for automatic axes, which no type tells, it ties the memory to its parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from adamfx.engine import trees
+
+Axes = Sequence[int | None]
+_reshard: Any = getattr(jax, "reshard", None) or jax.sharding.reshard  # type: ignore[attr-defined]
+
+
+class Along(NamedTuple):
+    """An array and the axis of the parameter that each of its axes follows; see `along`."""
+
+    array: Any
+    axes: tuple[int | None, ...]
+
+
+def along(x: Any, axes: Axes) -> Along:
+    """Memory whose axis i is sharded as axis `axes[i]` of its parameter; None: not sharded.
+
+    For `init` of a block whose memory has another shape than the parameter (m, n), such as
+    {"left": along(jnp.zeros((m, m)), (0, None)), "right": along(jnp.zeros((n, n)), (1, None))}.
+    Without it, memory of the parameter's shape is sharded as the parameter, any other is replicated.
+    """
+    if len(axes) != jnp.ndim(x):
+        raise ValueError(
+            f"along: axes must name one axis of the parameter (or None) for each of the {jnp.ndim(x)} "
+            f"axes of the memory, got {tuple(axes)}"
+        )
+    return Along(jnp.asarray(x), tuple(axes))
+
+
+def anchor(arrays: list) -> jax.Array:
+    """The first of the arrays, whose devices are those of the whole tree."""
+    return next(iter(arrays), jnp.zeros(()))
+
+
+def follow(p: jax.Array, x: Any, axes: Axes | None = None) -> jax.Array:
+    """`x` where `p` is. Axis i of `x` lies as axis axes[i] of `p` does; None: in one piece.
+
+    Without `axes`, `x` of the shape of `p` lies as `p` does, and another shape is replicated.
+    """
+    x = _strong(x)
+    if axes is None:
+        axes = tuple(range(p.ndim)) if x.shape == p.shape else (None,) * x.ndim
+    for i, a in enumerate(axes):
+        if a is not None and x.shape[i] != p.shape[a]:
+            raise ValueError(
+                f"along: axis {i} of memory of shape {x.shape} cannot follow axis {a} of a parameter of "
+                f"shape {p.shape}: their sizes differ"
+            )
+    if not isinstance(p, Tracer):
+        return x if isinstance(x, Tracer) else _put(p, x, axes)
+    mesh = jax.typeof(p).sharding.mesh
+    if mesh.axis_types and all(t == AxisType.Explicit for t in mesh.axis_types):
+        return _reshard(x, NamedSharding(mesh, _spec(jax.typeof(p).sharding.spec, p.ndim, axes)))
+    return _tie(p, x, axes)
+
+
+def replicate(p: jax.Array, x: Any) -> jax.Array:
+    """`x` in one piece on every device of `p`."""
+    if jax.sharding.get_abstract_mesh().manual_axes:  # in shard_map it must not vary with p
+        return _strong(x)
+    return follow(p, x, (None,) * jnp.ndim(x))
+
+
+def _strong(x: Any) -> jax.Array:
+    x = jnp.asarray(x)
+    return x.astype(x.dtype)  # a strong type
+
+
+def _spec(spec: Any, ndim: int, axes: Axes) -> PartitionSpec:
+    of = [*spec, *[None] * (ndim - len(spec))]  # what it says of reduced axes is left out
+    return PartitionSpec(*(None if a is None else of[a] for a in axes))
+
+
+def _put(p: jax.Array, x: jax.Array, axes: Axes) -> jax.Array:
+    sharding = p.sharding
+    if isinstance(sharding, NamedSharding):
+        spec = list(_spec(sharding.spec, p.ndim, axes))
+        kind, explicit = sharding.memory_kind, AxisType.Explicit in sharding.mesh.axis_types
+        while spec and spec[-1] is None and not explicit:  # as JAX writes what a program returns
+            spec.pop()
+        spec = PartitionSpec(*spec)
+        return jax.device_put(x, NamedSharding(sharding.mesh, spec, memory_kind=kind))
+    if len(sharding.device_set) > 1:  # described in XLA's terms only
+        return jax.jit(_tie, static_argnums=2)(p, x, tuple(axes))
+    # Committed to its device only where p is: a change would compile the step again.
+    return jax.device_put(x, sharding) if getattr(p, "committed", False) else x
+
+
+def _tie(p: jax.Array, x: jax.Array, axes: Axes) -> jax.Array:
+    """`x` unchanged, as an array that depends on `p` as far as a compiler can see.
+
+    (jax.experimental.shard_alike did this for jit only and is gone since JAX 0.12.)
+    """
+    if jnp.issubdtype(x.dtype, jax.dtypes.extended):
+        return x
+    y = p.real if jnp.iscomplexobj(p) else p
+    never = (y > 0) & (y < 0)  # false everywhere; compilers do not fold it
+    kept = [a for a in axes if a is not None]
+    if kept != list(range(p.ndim)):
+        never = never.any([a for a in range(p.ndim) if a not in kept])
+        never = jnp.transpose(never, [sorted(kept).index(a) for a in kept])
+    never = jnp.expand_dims(never, [i for i, a in enumerate(axes) if a is None])
+    return jnp.where(jnp.broadcast_to(never, x.shape), jnp.ones((), x.dtype), x)
+
+
+def wide_zeros(p: jax.Array) -> jax.Array:
+    """Zeros like `p`, float32 at least."""
+    return jnp.zeros(p.shape, trees.at_least_float32(p.dtype))
+
+
+def wide_copy(p: jax.Array) -> jax.Array:
+    """`p`, float32 at least."""
+    return p.astype(trees.at_least_float32(p.dtype))

@@ -1,0 +1,275 @@
+"""Runs a sentence of blocks over the table of leaves: how it starts, one step, and its two points.
+
+A sentence is a list of (key, block). Stretches of leafwise blocks run as one function of one array;
+a treewise block runs on the whole table, and runs what it wraps by the same functions as are here.
+The state is a dict by block key with one step counter.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adamfx.engine import trees
+from adamfx.engine.each import each
+from adamfx.engine.leaves import Leaves
+from adamfx.engine.memory import remember
+from adamfx.engine.placement import Along, anchor, follow, replicate
+from adamfx.engine.stretch import run_stretch, stretches
+from adamfx.engine.words import Here, Step, check_needs
+from adamfx.engine.working import ADVICE, Working, like, working
+from adamfx.values.value import Value
+
+Array = Any
+State = dict[str, Any]
+Blocks = Sequence[tuple[str, Value]]
+
+
+# ---- the start -----------------------------------------------------------------------------------
+
+
+def start(blocks: Blocks, leaves: Leaves) -> State:
+    """The state of a sentence for these parameters: {"count": 0, key: what the block remembers}."""
+    first = anchor(leaves.params or [])
+    state: State = {"count": replicate(first, jnp.zeros((), jnp.int32))}
+    ready = working(blocks, leaves)
+    _remember_leaves([b for b in ready if b.spec.init], leaves)
+    for block in ready:
+        seen: list = []
+        block.scalars = {n: replicate(first, _apart(x, seen)) for n, x in block.starts.items()}
+        if not block.is_leafwise:
+            made = _carried_at_the_start(block, leaves)
+            if block.spec.bare:
+                block.given = made
+            else:
+                block.carried = made
+        own = block.save(leaves)
+        if jax.tree.leaves(own):
+            state[block.key] = own
+    return state
+
+
+def _carried_at_the_start(block: Working, leaves: Leaves) -> Any:
+    if block.spec.start:
+        return block.spec.start(leaves)
+    return {name: start(tx.blocks, leaves) for name, tx in block.spec.inside.items()}
+
+
+def _remember_leaves(blocks: list[Working], leaves: Leaves) -> None:
+    """What each block remembers of each leaf at the start, placed where its parameter is."""
+    for x in leaves.params or []:
+        for block in blocks:
+            block.spec_for(trees.real_dtype(trees.at_least_float32(x.dtype)))
+
+    def one(p: Array) -> list[dict[str, Array]]:
+        seen: list = [p]
+        return [
+            {
+                n: follow(p, _apart(x.array, seen), x.axes)
+                if isinstance(x, Along)
+                else follow(p, _apart(x, seen))
+                for n, x in block.remember_leaf(p).items()
+            }
+            for block in blocks
+        ]
+
+    for j, memories in enumerate(each(one, leaves.params or [])):
+        for block, memory in zip(blocks, memories, strict=True):
+            for name, x in memory.items():
+                block.columns.setdefault(name, [None] * len(leaves))[j] = x
+
+
+def _apart(x: Any, seen: list) -> Array:
+    """`x`, a copy of its own where it was seen before: arrays of a state are donated one by one."""
+    x = jnp.asarray(x)
+    x = x.copy() if any(x is y for y in seen) else x
+    seen.append(x)
+    return x
+
+
+# ---- one step ------------------------------------------------------------------------------------
+
+
+def run(
+    blocks: Blocks, leaves: Leaves, state: State, extra: Mapping[str, Any]
+) -> tuple[Leaves, State]:
+    """One step of a sentence on the table of leaves: nothing is rounded, `dtypes` say to what it will be.
+
+    Where `leaves.applies`, the last block may end the run by itself (`moved`).
+    """
+    where = leaves.layout.where
+    ready = working(blocks, leaves)
+    _check_state(where, ready, state)
+    for block in ready:
+        block.load(state.get(block.key), leaves)
+    dead = [any(rows) for rows in zip(*(block.dead(leaves) for block in ready), strict=True)]
+    whole, wanted = leaves, leaves.applies
+    if any(dead):  # frozen when the state was made, so frozen now
+        alive = [not d for d in dead]
+        leaves = leaves.only(alive)
+        wanted = False
+        for block in ready:
+            block.only(alive)
+    seen = leaves.gradients
+    leaves = leaves.replace(gradients=leaves.updates, applies=False)
+    rates: Any = (None, None)
+    groups = stretches(ready)
+    for i, blocks_together in enumerate(groups):
+        if blocks_together[0].is_leafwise:
+            leaves, rates = run_stretch(blocks_together, leaves, state["count"], rates, extra)
+        else:
+            leaves = leaves.replace(applies=wanted and i == len(groups) - 1)
+            leaves = _run_treewise(blocks_together[0], leaves, state["count"], extra)
+            rates = (None, None)
+    new = {block.key: block.save(leaves) for block in ready if block.key in state}
+    # It stops one before the end, so that count + 1, the t of the papers, never wraps.
+    count = jnp.minimum(state["count"], np.int32(2**31 - 3)) + np.int32(1)
+    leaves = leaves.replace(gradients=seen, applies=whole.applies)
+    if any(dead):
+        still = [jnp.zeros_like(u) if d else u for u, d in zip(whole.updates, dead, strict=True)]
+        leaves = whole.replace(updates=still).put(leaves)
+    return leaves, {**state, **new, "count": count}
+
+
+def _check_state(where: str, blocks: list[Working], given: Any) -> None:
+    """Raises TypeError or ValueError unless the state may be one of these blocks."""
+    check_is_state(where, given)
+    keys = {block.key for block in blocks}
+    for block in blocks:
+        missing = block.key not in given
+        if missing and (block.starts or (not block.is_leafwise and not block.spec.bare)):
+            if not block.is_leafwise and not block.starts and not block.spec.inside:
+                continue
+            raise ValueError(
+                f"{where}: the state has no {block.key!r}, it has {sorted(given)}; {ADVICE}"
+            )
+    unknown = sorted(set(given) - keys - {"count"})
+    if unknown:
+        raise ValueError(
+            f"{where}: the state holds {unknown}, which no block of this transformation remembers; {ADVICE}"
+        )
+
+
+def check_is_state(where: str, given: Any) -> None:
+    """Raises TypeError unless this looks like a state."""
+    if not isinstance(given, dict) or "count" not in given:
+        raise TypeError(
+            f"{where}: the state must be a dict with 'count', got {type(given).__name__}; {ADVICE}"
+        )
+    count = given["count"]
+    if np.shape(count) or not jnp.issubdtype(trees.dtype_of(trees.the_array(count)), jnp.integer):
+        raise TypeError(
+            f"{where}: the state's count must be a whole number, got {count!r}; {ADVICE}"
+        )
+
+
+def _run_treewise(block: Working, leaves: Leaves, count: Array, extra: Mapping[str, Any]) -> Leaves:
+    spec: Any = block.spec
+    check_needs(block.key, spec.needs, leaves, extra)
+    step = Step(count, remember(**block.scalars), extra=extra, key=block.key)
+    memory = _memory(block, leaves)
+    if spec.rest:
+        block.rest = functools.partial(spec.rest, memory)
+    out = spec.run(leaves, memory, step)
+    if type(out) is not tuple or len(out) != 2 or not isinstance(out[0], Leaves):
+        raise TypeError(f"{block.key}: run must return (leaves, what it remembers), got {out!r}")
+    new, found = out
+    if new.layout.rows != leaves.layout.rows:
+        raise ValueError(f"{block.key}: run returned other rows of the table than it was given")
+    if new.moved is None:
+        for j, (u, old) in enumerate(zip(new.updates, leaves.updates, strict=True)):
+            if jnp.shape(u) != old.shape:
+                raise ValueError(
+                    f"{block.key}: its update turned {leaves.layout.paths()[j]} of shape {old.shape} into "
+                    f"{jnp.shape(u)}"
+                )
+    if spec.bare:
+        block.given = found
+        return new
+    found = found._asdict() if hasattr(found, "_asdict") else found
+    wanted = {*block.columns, *block.scalars, *block.carried}
+    if not isinstance(found, Mapping) or set(found) != wanted:
+        names = sorted(found) if isinstance(found, Mapping) else repr(found)
+        raise ValueError(f"{block.key}: run remembers {names}, its init made {sorted(wanted)}")
+    for name, column in block.columns.items():
+        pairs = zip(found[name], column, strict=True)
+        block.columns[name] = [
+            None if old is None else like(block.key, "run", name, x, old) for x, old in pairs
+        ]
+    block.scalars = {n: like(block.key, "run", n, found[n], x) for n, x in block.scalars.items()}
+    block.carried = {n: found[n] for n in block.carried}
+    return new
+
+
+def _memory(block: Working, leaves: Leaves) -> Any:
+    if not block.spec.bare:
+        return remember(**block.columns, **block.scalars, **block.carried)
+    if block.given is None:  # it remembers nothing: its empty state is made anew
+        made = block.spec.stateless(leaves) if block.spec.stateless else None
+        if jax.tree.leaves(made):
+            raise ValueError(f"{leaves.layout.where}: the state has no {block.key!r}; {ADVICE}")
+        return made
+    return block.given
+
+
+# ---- the two points ------------------------------------------------------------------------------
+
+
+def has_point(which: str, blocks: Blocks) -> bool:
+    """Whether any block, or one inside it, defines `gradient_at` or `evaluate_at`."""
+    for _, value in blocks:
+        spec: Any = value.meaning
+        if getattr(spec, which):
+            return True
+        for tx in getattr(spec, "inside", {}).values():
+            if has_point(which, tx.blocks):
+                return True
+    return False
+
+
+def point(which: str, blocks: Blocks, leaves: Leaves, state: State) -> Leaves:
+    """The table whose `params` are where this sentence wants the gradient, or the model to be used."""
+    if not has_point(which, blocks):
+        return leaves
+    ready = working(blocks, leaves)
+    _check_state(which, ready, state)
+    for block in ready:
+        spec: Any = block.spec
+        block.load(state.get(block.key), leaves)
+        own = getattr(spec, which)
+        if block.is_leafwise:
+            if own:
+                leaves = _leaf_point(own, block, leaves, state["count"])
+            continue
+        memory = _memory(block, leaves)
+
+        def inner(tx: Any, part: Leaves, held: State) -> Leaves:
+            return point(which, tx.blocks, part, held)
+
+        if spec.through:
+            leaves = spec.through(leaves, memory, inner)
+        else:
+            for name, tx in spec.inside.items():
+                leaves = inner(tx, leaves, getattr(memory, name))
+        if own:
+            step = Step(state["count"], remember(**block.scalars))
+            leaves = leaves.replace(params=own(leaves, memory, step))
+    return leaves
+
+
+def _leaf_point(own: Any, block: Working, leaves: Leaves, count: Array) -> Leaves:
+    step = Step(count, remember(**block.scalars))
+
+    def one(p: Array, to: Any, memory: dict) -> Array:
+        wide = p.astype(trees.at_least_float32(p.dtype))
+        here = Here(block.name, wide, wide, remember(**memory), p.dtype, shared=step)
+        return own(wide, here)
+
+    memories = [block.memory(j) for j in range(len(leaves))]
+    params = leaves.params or []
+    return leaves.replace(params=each(one, params, [None] * len(params), memories))

@@ -1,0 +1,266 @@
+"""A stretch of leafwise blocks, run on every leaf as ONE function of one array."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from adamfx.engine import single_pass, trees
+from adamfx.engine.each import each
+from adamfx.engine.leaves import Leaves
+from adamfx.engine.memory import remember
+from adamfx.engine.norms import norms
+from adamfx.engine.record import Moments
+from adamfx.engine.words import Here, Step, check_needs
+from adamfx.engine.working import Working, like
+
+Array = Any
+
+
+def stretches(blocks: Sequence[Working]) -> list[list[Working]]:
+    """The blocks that run together. One that looks at all leaves first begins a new stretch."""
+    found: list[list[Working]] = []
+    for block in blocks:
+        alone = not block.is_leafwise or block.spec.looks_around
+        alone = alone or (single_pass.is_on() and not block.spec.elementwise)
+        before = found[-1][-1] if found else None
+        # A block that looks around may lead those behind it; its own leaf function is as any other.
+        ends = before is None or not before.is_leafwise
+        ends = ends or (single_pass.is_on() and not before.spec.elementwise)
+        if alone or ends:
+            found.append([block])
+        else:
+            found[-1].append(block)
+    return found
+
+
+def run_stretch(
+    blocks: list[Working], leaves: Leaves, count: Array, rates: Any, extra: Mapping[str, Any]
+) -> tuple[Leaves, Any]:
+    """The table after these blocks, which take down what they remember; and the rates of its moments."""
+    for block in blocks:
+        check_needs(block.key, block.spec.needs, leaves, extra)
+        block.own = _own(block, leaves)
+    wide = leaves.wide()
+    for real in {trees.real_dtype(d) for d in wide}:
+        for block in blocks:
+            block.spec_for(real)  # here, not inside of a function of one leaf
+    measured = _norms(blocks[0], leaves, wide) if blocks[0].spec.norms else None
+    shared: list[Any] = []
+    for block in blocks:
+        spec = block.spec
+        sums = _sums(block, leaves, wide) if spec.sums else None
+        updates = leaves.updates if spec.whole_tree else []
+        step = Step(count, remember(**block.scalars), rates, updates, extra, sums)
+        shared.append(_shared(block, step))
+        rates = shared[-1] if spec.moments == "opens" else rates
+
+    rows: dict[Any, list[int]] = {}
+    for j in range(len(leaves)):
+        active = tuple(b.own[j] is not False for b in blocks)
+        own = tuple(_hashable(b.own[j]) for b in blocks)
+        rows.setdefault((active, own, wide[j], leaves.dtypes[j]), []).append(j)
+    x, g = list(leaves.updates), list(leaves.gradients)
+    for (active, _, dtype, to), members in rows.items():
+        if not any(active):
+            for j in members:
+                x[j] = x[j].astype(dtype)
+            continue
+        acting = [b for b, a in zip(blocks, active, strict=True) if a]
+        scalars = [s for s, a in zip(shared, active, strict=True) if a]
+        own = [b.own[members[0]] for b in acting]
+        needs = leaves.params is not None and any("params" in b.spec.needs for b in acting)
+        function = _leaf_function(acting, scalars, own, dtype, to, count)
+        columns: list[list] = [[leaves.updates[j] for j in members], [g[j] for j in members]]
+        columns.append([(leaves.params or [])[j] if needs else None for j in members])
+        columns.append([[b.memory(j) for b in acting] for j in members])
+        columns.append([measured[j] if measured and active[0] else None for j in members])
+        for j, (u, gradient, memories) in zip(members, each(function, *columns), strict=True):
+            x[j], g[j] = u, gradient
+            for block, memory in zip(acting, memories, strict=True):
+                block.record(j, memory)
+    return leaves.replace(updates=x, gradients=g), rates
+
+
+def _own(block: Working, leaves: Leaves) -> list:
+    """What `each`, or the mask, says of each row; False where the block does not act."""
+    spec = block.spec
+    if spec.mask is None or spec.mask is True:
+        acts = [True] * len(leaves)
+    else:
+        check_needs(block.key, ("params",), leaves, {})
+        mask = trees.evaluate_mask(block.key, spec.mask, leaves.param_tree())
+        acts = leaves.layout.pick(mask)
+    if spec.each is None:
+        return acts
+    check_needs(block.key, ("params",), leaves, {})
+    found = trees.spread(block.key, "tree of facts", spec.each, leaves.param_tree())
+    return [a and _Own(x) for a, x in zip(acts, leaves.layout.pick(found), strict=True)]
+
+
+class _Own:
+    """What `each` says of a leaf, however false it may look."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+
+def _hashable(own: Any) -> Any:
+    x = own.value if isinstance(own, _Own) else own
+    try:
+        hash(x)
+    except TypeError:
+        return repr(x)
+    return type(x), x
+
+
+def _here(
+    block: Working, dtype: Any, to: Any, g: Array, p: Any, memory: dict, own: Any, **more: Any
+):
+    real = trees.real_dtype(dtype)
+    wide = {n: _widen(m, dtype, real) for n, m in memory.items()}
+    declared = p if "params" in block.spec.needs else None
+    own = own.value if isinstance(own, _Own) else own
+    return Here(block.name, declared, g, remember(**wide), to, own, **more)
+
+
+def _ask(block: Working, function: str, leaves: Leaves, wide: list) -> list[dict[str, Any]]:
+    """What `sums` or `norms` of a block returns for each row on which it acts; else {}."""
+    needs = leaves.params is not None and "params" in block.spec.needs
+    rows: dict[Any, list[int]] = {}
+    for j, own in enumerate(block.own):
+        if own is not False:
+            rows.setdefault((_hashable(own), wide[j], leaves.dtypes[j]), []).append(j)
+    found: list[dict] = [{} for _ in block.own]
+    for (_, dtype, to), members in rows.items():
+        spec, own = block.spec_for(trees.real_dtype(dtype)), block.own[members[0]]
+
+        def one(u, g, p, memory, dtype=dtype, to=to, spec=spec, own=own):
+            u, g, p = (None if x is None else x.astype(dtype) for x in (u, g, p))
+            made = getattr(spec, function)(u, _here(block, dtype, to, g, p, memory, own))
+            if not isinstance(made, dict):
+                raise TypeError(
+                    f"{block.key}: {function} must return {{name: array}}, got {made!r}"
+                )
+            return made
+
+        columns = [[leaves.updates[j] for j in members], [leaves.gradients[j] for j in members]]
+        columns.append([(leaves.params or [])[j] if needs else None for j in members])
+        columns.append([block.memory(j) for j in members])
+        for j, made in zip(members, each(one, *columns), strict=True):
+            found[j] = made
+    return found
+
+
+def _sums(block: Working, leaves: Leaves, wide: list) -> Any:
+    """What `sums` gives, added over the leaves."""
+    parts = [x for x in _ask(block, "sums", leaves, wide) if x]
+    names = parts[0] if parts else {}
+    return remember(
+        **{
+            n: functools.reduce(jax.lax.add, [p[n].astype(block.dtype) for p in parts])
+            for n in names
+        }
+    )
+
+
+def _norms(block: Working, leaves: Leaves, wide: list) -> list:
+    """The norms of what `norms` gives of each leaf, all in one reduction."""
+    parts = _ask(block, "norms", leaves, wide)
+    found = iter(norms([[x] for part in parts for x in part.values()]))
+    return [{n: next(found) for n in part} for part in parts]
+
+
+def _shared(block: Working, step: Step) -> Any:
+    spec = block.spec
+    if spec.shared is None:
+        return None
+    if spec.init_shared is None:
+        return spec.shared(step)
+    out = spec.shared(step)
+    if type(out) is not tuple or len(out) != 2:
+        raise TypeError(
+            f"{block.key}: shared must return (scalars, {{name: scalar}}), since it has init_shared; it "
+            f"returned {out!r}"
+        )
+    block.new_scalars(out[1])
+    return out[0]
+
+
+def _leaf_function(
+    blocks: list[Working], shared: list, own: list, dtype: Any, to: Any, count: Array
+) -> Any:
+    real = trees.real_dtype(dtype)
+    specs = [block.spec_for(real) for block in blocks]
+    shared = [trees.cast_floats(s, real) for s in shared]
+
+    def leaf(x, g, p, memories, sizes):
+        x, g = x.astype(dtype), g.astype(dtype)
+        at = None if p is None else p.astype(dtype)
+        moments = Moments(direction=x, gradient=g)
+        new = []
+        for block, spec, s, o, old in zip(blocks, specs, shared, own, memories, strict=True):
+            if spec.moments == "corrects":
+                if not moments.is_open:
+                    raise ValueError(
+                        f"{block.name}: nothing to correct; it must follow scale_by_moments, "
+                        "with nothing but other corrections between them"
+                    )
+            else:
+                moments = moments.close()
+            mine = sizes if block is blocks[0] else None
+            named = None if mine is None else remember(**mine)
+            here = _here(block, dtype, to, moments.gradient, at, old, o, shared=s, norms=named)
+            out = spec.leaf(moments if spec.moments == "corrects" else moments.direction, here)
+            memory = old
+            if spec.init:
+                out, memory = _pair(block.name, out, old)
+                memory = {
+                    n: like(block.name, "leaf function", n, memory[n], m) for n, m in old.items()
+                }
+            new.append(memory)
+            if not isinstance(out, Moments):
+                u = like(block.name, "leaf function", "update", _array(block.name, out), x)
+                out = moments.replace(direction=u, first=None, second=None)
+            moments = out
+        return moments.close().direction, moments.gradient, new
+
+    if not single_pass.is_on() or not all(spec.elementwise for spec in specs):
+        return leaf
+
+    def apart(x, g, p, memories, sizes):
+        return single_pass.each_from_old(lambda a: leaf(*a), count, (x, g, p, memories, sizes))
+
+    return apart
+
+
+def _array(block: str, out: Any) -> Any:
+    if not hasattr(out, "dtype") and not isinstance(out, (bool, int, float, complex)):
+        raise TypeError(
+            f"{block}: its leaf function must return the new update, an array; it returned {out!r}"
+        )
+    return out
+
+
+def _pair(block: str, out: Any, old: dict[str, Array]) -> tuple[Any, dict[str, Array]]:
+    if type(out) is not tuple or len(out) != 2 or not isinstance(out[1], dict):
+        raise TypeError(
+            f"{block}: its leaf function must return (u, {{name: array}}), since it has init; it returned "
+            f"{out!r}"
+        )
+    if set(out[1]) != set(old):
+        raise ValueError(
+            f"{block}: its leaf function remembers {sorted(out[1])}, its init made {sorted(old)}"
+        )
+    return out
+
+
+def _widen(x: Array, dtype: Any, real: Any) -> Array:
+    """Memory as the arithmetic wants it: floats in its dtype, anything else as it is."""
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        return x
+    return x.astype(dtype if jnp.iscomplexobj(x) else real)

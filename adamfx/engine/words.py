@@ -1,0 +1,126 @@
+"""What a block may be: arithmetic of one array, or a run over the whole table of leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from adamfx.engine.leaves import Leaves
+
+Array = Any
+Tree = Any
+
+
+class Leafwise(NamedTuple):
+    """A block as arithmetic for one array; `leafwise` explains the fields."""
+
+    leaf: Callable
+    init: Callable | None = None
+    shared: Callable | None = None
+    init_shared: Callable | None = None
+    moments: str | None = None
+    whole_tree: bool = False
+    needs: tuple[str, ...] = ()
+    mask: Any = None
+    each: Any = None
+    sums: Callable | None = None
+    norms: Callable | None = None
+    elementwise: bool = True
+    gradient_at: Callable | None = None
+    evaluate_at: Callable | None = None
+
+    @property
+    def looks_around(self) -> bool:
+        """Whether it must see all leaves before it can change one."""
+        return self.whole_tree or self.sums is not None or self.norms is not None
+
+
+class Treewise(NamedTuple):
+    """A block as a run over the table of leaves; `treewise` explains the fields.
+
+    `start(leaves)` makes what the engine only carries: the states of `inside`, labels. A `bare` block's
+    whole state is what it returns.
+    """
+
+    run: Callable
+    inside: Mapping[str, Any]
+    init: Callable | None = None
+    init_shared: Callable | None = None
+    start: Callable | None = None
+    carried: tuple[str, ...] = ("inner",)
+    needs: tuple[str, ...] = ()
+    bare: bool = False
+    stateless: Callable | None = None  # leaves -> the state of a bare block that remembers nothing
+    gradient_at: Callable | None = None
+    evaluate_at: Callable | None = None
+    through: Callable | None = None  # (leaves, memory, point of an inner transformation) -> leaves
+    rest: Callable | None = None  # (memory, array) -> array, of leaves that got no gradient
+
+
+class Step(NamedTuple):
+    """What a block may read once per step."""
+
+    count: Array  # steps done before this one, int32
+    memory: Any = None  # what this block remembers once for all leaves, by name
+    rates: Any = (None, None)  # the Rates of the scale_by_moments before this block, per side
+    updates: list = []  # noqa: RUF012  # whole_tree blocks: the update so far of the trained leaves
+    extra: Mapping[str, Any] = {}  # extra arguments of update
+    sums: Any = None  # what `sums` returned, added over the leaves
+    key: str = ""  # of the block, for messages
+
+
+class Here:
+    """What a leaf function may read besides the update: arrays of one leaf, float32 at least.
+
+    `param` the parameter, for blocks that declare they need it; `gradient` as the estimators saw it;
+    `memory` what this block remembers of this leaf, by name; `shared` what its `shared` returned; `norms`
+    the norms of what its `norms` returned; `own` what its `each` says of this leaf; `dtype` what the
+    parameter is stored in.
+    """
+
+    __slots__ = ("_block", "_param", "dtype", "gradient", "memory", "norms", "own", "shared")
+
+    def __init__(
+        self,
+        block: str,
+        param: Any,
+        gradient: Array,
+        memory: Any,
+        dtype: Any,
+        own: Any = None,
+        shared: Any = None,
+        norms: Any = None,
+    ):
+        self._block, self._param = block, param
+        self.gradient, self.memory, self.dtype = gradient, memory, dtype
+        self.own, self.shared, self.norms = own, shared, norms
+
+    @property
+    def param(self) -> Array:
+        if self._param is None:
+            raise ValueError(
+                f"{self._block} reads here.param; declare it: leafwise(leaf, needs_params=True)"
+            )
+        return self._param
+
+
+READS = {  # how a missing one is passed
+    "params": "reads the parameters; call tx.update(grads, state, params)",
+    "value": "reads the loss; call tx.update(grads, state, params, value=loss)",
+    "value_fn": "evaluates the loss; call tx.update(..., value_fn=lambda params: loss)",
+    "grad_fn": "evaluates the gradient; call tx.update(..., grad_fn=lambda params: gradient)",
+}
+
+
+def check_needs(key: str, needs: tuple[str, ...], leaves: Leaves, extra: Mapping) -> None:
+    """Raises ValueError, saying what to pass, where a block reads what the caller did not give."""
+    for name in needs:
+        if name == "*":  # reads what there is
+            continue
+        if name == "params" and (leaves.params is not None or not len(leaves)):
+            continue
+        if name != "params" and extra.get(name) is not None:
+            continue
+        words = READS.get(name, f"reads {name}; call tx.update(grads, state, params, {name}=...)")
+        both = "; fx.fit and fx.make_step pass it" if name in READS and name != "params" else ""
+        raise ValueError(f"{leaves.layout.where}: {key} {words}{both}")

@@ -1,0 +1,168 @@
+"""Many steps in one program, over batches taken together."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adamfx.engine import trees
+from adamfx.engine.memory import memories
+from adamfx.engine.norms import global_norm
+from adamfx.training.interrupts import LEFT, Interrupts
+from adamfx.training.step import training_step
+from adamfx.wrappers.monitor import metrics
+
+Tree = Any
+SECONDS_PER_DISPATCH = 0.02  # about; Ctrl-C and the bar wait that long
+PATIENCE = 0.1  # seconds to wait for the batches of one dispatch
+FAILED = "failed"  # the column that says whether to end the run; not in the history
+
+
+class Program(NamedTuple):
+    """One step of one batch; and n of at most k steps in a loop, none after a failure, by the same code
+    for any n. Without k it is one step and no loop."""
+
+    one: Any
+    run: Any
+
+
+@functools.lru_cache(maxsize=16)
+def program(loss_fn: Callable, has_aux: bool) -> Program:
+    step = training_step(loss_fn, has_aux)
+
+    @jax.jit
+    def one(tx, params, state, batch):
+        params, state, out, grads = step(tx, params, state, batch)
+        loss, aux = out if has_aux else (out, {})
+        record = {"loss": loss, "gradient_norm": global_norm(trees.map_trained(lambda g: g, grads))}
+        for name, x in metrics(state).items():  # a monitor inside a wrapper sees other gradients
+            record[f"monitor/{name}" if name in record else name] = x
+        taken = {"step", *record} & set(_scalars(aux))
+        if taken:
+            raise ValueError(
+                f"fit: aux holds {', '.join(sorted(taken))}, which is a column of the history already; give "
+                "it another name"
+            )
+        record |= _scalars(aux)
+        failed = [jnp.any(m.too_many) for m in memories(state, "too_many")]
+        record[FAILED] = functools.reduce(jnp.logical_or, failed, jnp.asarray(False))
+        return params, state, {n: jnp.asarray(x).astype(jnp.float32) for n, x in record.items()}
+
+    @functools.partial(jax.jit, donate_argnums=(1, 2), static_argnums=6)
+    def run(tx, params, state, batches, n, failed, k):
+        first = jax.tree.map(lambda x: x[0], batches)
+        if k is None:
+            params, state, record = one(tx, params, state, first)
+            return n, record[FAILED] > 0, params, state, {c: x[None] for c, x in record.items()}
+        columns = jax.eval_shape(one, tx, params, state, first)[2]
+        records = {c: jnp.zeros(k, x.dtype) for c, x in columns.items()}
+
+        def turn(carry):
+            i, _, params, state, records = carry
+            batch = jax.tree.map(lambda x: jnp.asarray(x)[i], batches)
+            params, state, new = one(tx, params, state, batch)
+            records = {c: records[c].at[i].set(x) for c, x in new.items()}
+            return i + 1, new[FAILED] > 0, params, state, records
+
+        start = (jnp.zeros_like(n), failed, params, state, records)
+        return jax.lax.while_loop(lambda c: (c[0] < n) & ~c[1], turn, start)
+
+    return Program(one, run)
+
+
+def convolves(jaxpr: Any) -> bool:
+    """Whether there is a convolution in a program."""
+    for eqn in jaxpr.eqns:
+        inner = [getattr(x, "jaxpr", x) for x in jax.tree.leaves(list(eqn.params.values()))]
+        if eqn.primitive.name == "conv_general_dilated":
+            return True
+        if any(convolves(x) for x in inner if hasattr(x, "eqns")):
+            return True
+    return False
+
+
+def _scalars(aux: Any) -> dict[str, Any]:
+    items = aux.items() if isinstance(aux, dict) else ()
+    return {str(name): x for name, x in items if trees.is_arrays(x) and np.ndim(x) == 0}
+
+
+class Groups:
+    """Batches taken together: as many of one shape as are asked for, stacked, k in length.
+
+    k, if it is None, is what `suited` says of the first batch.
+    """
+
+    def __init__(self, stream: Iterator, k: int | None, interrupts: Interrupts, suited: Callable):
+        self.stream, self.k, self.interrupts, self.suited = stream, k, interrupts, suited
+        self.patience = PATIENCE if k is None else math.inf
+        self.ahead = 1.0 if k is None else math.inf  # how many at most, of the k that fit
+        self.begun = False
+        self.held: Any = None  # of another shape than the last group
+        self.error: BaseException | None = None  # to be raised when what came before is trained
+
+    def take(self, n: int) -> tuple[int, int, Tree]:
+        """(how many, k, the stacked batches); (0, k, None) at the end."""
+        group: list = []
+        end = math.inf
+        while len(group) < min(n, self.ahead, self.k or 1) and not self.interrupts.pressed:
+            if time.monotonic() > end:
+                break
+            batch, self.held = self.held, None
+            if batch is None:
+                try:
+                    batch = self._next()
+                except BaseException as error:
+                    if not group:
+                        raise
+                    self.error = error
+                    break
+                if batch is LEFT:
+                    break
+                batch = jax.tree.map(
+                    # A copy: the caller may fill the same array with the next batch.
+                    lambda x: x if isinstance(x, jax.Array) else np.array(x),
+                    tuple(batch) if isinstance(batch, (tuple, list)) else (batch,),
+                )
+            if group and _shapes(batch) != _shapes(group[0]):
+                self.held = batch
+                break
+            if not self.begun:
+                self.begun, self.k = True, self.suited(batch, self.k)
+            if not group:
+                end = time.monotonic() + self.patience
+            group.append(batch)
+        k = self.k or 1
+        if not group:
+            return 0, k, None
+        whole = group + group[-1:] * (k - len(group))
+        return len(group), k, jax.tree.map(_stack, *whole)
+
+    def pace(self, seconds: float) -> None:
+        """Takes more where a dispatch was short, and fewer where it was long; of equal result."""
+        if seconds < SECONDS_PER_DISPATCH:
+            self.ahead *= 2
+        elif seconds > 2 * SECONDS_PER_DISPATCH:
+            self.ahead = max(1.0, self.ahead / 2)
+
+    def _next(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.interrupts.leavable(next, self.stream, LEFT)
+
+
+def _shapes(batch: Tree) -> Any:
+    leaves, structure = jax.tree.flatten(batch)
+    return structure, [(x.shape, x.dtype) for x in leaves]
+
+
+def _stack(*xs: Any) -> Any:
+    if len(xs) == 1:
+        return xs[0][None]
+    return (jnp if isinstance(xs[0], jax.Array) else np).stack(xs)

@@ -1,0 +1,81 @@
+"""One step for several gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from adamfx import checks
+from adamfx.combine import as_transformation
+from adamfx.engine import trees
+from adamfx.engine.placement import wide_zeros
+from adamfx.schedules import value_at
+from adamfx.transformation import block, treewise
+
+
+@block
+def accumulate(transformation: Any, every: Any):
+    """The mean of `every` gradients goes to the transformation; between, the updates are zero.
+
+    Equal to one large batch where the loss is a mean over the batch. The transformation runs, and
+    counts, only when it emits. Blocks behind this one in a chain see the zero updates, so a whole
+    optimizer belongs inside: `accumulate(adamw(1e-3), 8)`. optax's counterpart is MultiSteps. A `value`
+    given to update reaches the transformation as the mean loss of the window, `grad` as the mean gradient.
+
+    A gradient that is not finite, or whose square is not, is left out, whole, and counted: the mean is
+    always one of `every` finite gradients. Only leaves with a gradient in the last micro-step of a window
+    are updated; what earlier micro-steps contributed to the others is dropped.
+
+    Args:
+      transformation: what runs on the mean.
+      every: how many gradients, >= 1; or a schedule of the emitted steps, rounded.
+
+    Remembers `inner`; `acc_grads`, the sum so far, float32 at least (the last one where mini_step is 0);
+    `mini_step`, how many it holds; `dropped`, how many were left out in all; `acc_value`, the sum of the
+    losses, where something inside reads `value`.
+    """
+    if not callable(every) and not isinstance(every, jax.Array):
+        checks.steps("accumulate", "every", every, 1)
+    tx = as_transformation(transformation)
+    reads_value = tx._reads("value")
+
+    def init(p):
+        return {"acc_grads": wide_zeros(p)}
+
+    def init_shared():
+        zero = jnp.zeros((), jnp.int32)
+        value = {"acc_value": 0.0} if reads_value else {}
+        return {"mini_step": zero, "dropped": zero, **value}
+
+    def run(leaves, memory, step):
+        k = jnp.asarray(value_at(every, memory.inner["count"]))
+        ok, n = trees.finite(leaves.updates), memory.mini_step + 1
+        full = ok & (n >= jnp.round(k).astype(jnp.int32))
+        begins = memory.mini_step == 0  # the sum was not emptied before: that would be a pass
+
+        def add(total, g):
+            total = jnp.where(begins, 0, total)
+            return jnp.where(ok, total + g.astype(total.dtype), total)
+
+        def mean(leaves, total, n):
+            return leaves.replace(updates=leaves.each(lambda x: x / n.astype(x.dtype), total))
+
+        new = {"mini_step": jnp.where(full, 0, memory.mini_step + ok.astype(jnp.int32))}
+        if reads_value:
+            new["acc_value"] = memory.acc_value
+        if reads_value and step.extra.get("value") is not None:
+            value = jnp.asarray(step.extra["value"])
+            new["acc_value"] = add(memory.acc_value, value)
+            average = (new["acc_value"] / n.astype(new["acc_value"].dtype)).astype(value.dtype)
+            step = step._replace(extra={**step.extra, "value": average})
+        total = leaves.each(add, memory.acc_grads, leaves.updates)
+        out, inner = tx.run_if(full, leaves, memory.inner, step, mean, total, n)
+        new |= {"inner": inner, "acc_grads": total}
+        return out, new | {"dropped": memory.dropped + (~ok).astype(jnp.int32)}
+
+    def rest(memory, total):
+        return jnp.where(memory.mini_step == 0, 0, total)
+
+    return treewise(run, tx, init=init, init_shared=init_shared)._replace(rest=rest)
