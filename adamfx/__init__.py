@@ -46,6 +46,7 @@ from adamfx.optimizers.adaptive import (
 )
 from adamfx.optimizers.first_order import lion, momentum, sgd, signum
 from adamfx.optimizers.layerwise import lamb, lars, novograd
+from adamfx.reading import SentenceError, read
 from adamfx.schedules import (
     Schedule,
     constant_schedule,
@@ -65,6 +66,7 @@ from adamfx.schedules import (
     warmup_exponential_decay_schedule,
     warmup_schedule,
 )
+from adamfx.states import get, set
 from adamfx.training.checkpoints import load, save
 from adamfx.training.fit import Fit, fit
 from adamfx.training.history import History, no_improvement
@@ -77,7 +79,7 @@ from adamfx.transformation import (
     leafwise,
     treewise,
 )
-from adamfx.values.value import Dynamic, Exact
+from adamfx.values.constructor import Dynamic, Exact, Inner
 from adamfx.wrappers.accumulation import accumulate
 from adamfx.wrappers.averages import average_params, averaged_params, keep_average
 from adamfx.wrappers.groups import freeze, masked, partition, set_to_zero
@@ -98,11 +100,16 @@ __all__ = [
     "Moments",
     "Dynamic",
     "Exact",
+    "Inner",
     "identity",
     "chain",
     "named",
     "apply_updates",
     "live",
+    "read",
+    "SentenceError",
+    "get",
+    "set",
     "hyperparams",
     "set_hyperparams",
     # moments: estimators, the block that opens the record, corrections

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import reprlib
 from typing import Any
 
 import jax
@@ -13,14 +11,15 @@ from adamfx.engine import sentence as engine
 from adamfx.engine import trees
 from adamfx.engine.placement import anchor, replicate
 from adamfx.engine.words import Treewise
-from adamfx.transformation import GradientTransformation, Sentence, block, identity, pair
+from adamfx.transformation import GradientTransformation, Sentence, block, identity
+from adamfx.values.constructor import Inner
 from adamfx.values.value import match_name
 
 LIVE = "live_hyperparams"  # where `live` keeps them in the state
 
 
 @block
-def chain(*transformations: Any):
+def chain(*transformations: Inner):
     """One transformation after the other; a value, and a monoid of values.
 
     Nested chains flatten, `identity()` disappears, `chain(a)` is `a` and `chain()` is `identity()`.
@@ -28,7 +27,7 @@ def chain(*transformations: Any):
     """
     flat: list[GradientTransformation] = []
     for tx in transformations:
-        flat.extend(_parts(as_transformation(tx)))
+        flat.extend(_parts(tx))
     if len(flat) < 2:
         return flat[0] if flat else identity()
     if len(flat) == len(transformations) and all(map(_is, flat, transformations)):
@@ -62,7 +61,7 @@ def _check_names(names: list[str]) -> None:
 
 
 @block
-def named(name: str, transformation: Any):
+def named(name: str, transformation: Inner):
     """The same transformation, under this key in the state: named("slow", scale_by_moments(...)).
 
     A chain keeps its state as a dict of its own under the name.
@@ -71,7 +70,6 @@ def named(name: str, transformation: Any):
         raise ValueError(
             f"named: the name must be a non-empty string other than 'count' and {LIVE!r}, got {name!r}"
         )
-    transformation = as_transformation(transformation)
     meaning = transformation.meaning
     return _nested(transformation) if isinstance(meaning, Sentence) else meaning
 
@@ -88,37 +86,8 @@ def _nested(tx: GradientTransformation) -> Treewise:
     return Treewise(run, {"": tx}, start=tx.start, carried=(), bare=True, through=through)
 
 
-def as_transformation(tx: Any) -> GradientTransformation:
-    """`tx` itself, or any object with optax's `init` and `update` as a block."""
-    return tx if isinstance(tx, GradientTransformation) else foreign(tx)
-
-
 @block
-def foreign(transformation: Any):
-    """Any object with optax's `init` and `update`, or a pair of them, as a block.
-
-    `chain` and the wrappers call this themselves. The object is static: it is compared as it compares itself.
-    """
-    tx = transformation
-    is_pair = type(tx) is tuple and len(tx) == 2
-    init, update = tx if is_pair else (getattr(tx, "init", None), getattr(tx, "update", None))
-    if inspect.isfunction(tx):
-        name = tx.__name__
-        raise TypeError(f"{name} is a function, not yet a transformation; call it: {name}(...)")
-    if isinstance(tx, list):
-        raise TypeError(
-            "a list is not a gradient transformation; write chain(a, b), or chain(*blocks)"
-        )
-    if not (callable(init) and callable(update)):
-        raise TypeError(
-            f"{reprlib.repr(tx)} is not a gradient transformation: it needs init(params) and "
-            "update(updates, state, params), or to be a pair of such functions"
-        )
-    return pair(init, update, foreign=True)
-
-
-@block
-def live(transformation: GradientTransformation):
+def live(transformation: Inner):
     """Keeps the dynamic hyperparameters in the state, where they can be read and set between steps.
 
     For frameworks that hold the optimizer as a static thing (Flax's TrainState and nnx.Optimizer,
@@ -131,9 +100,10 @@ def live(transformation: GradientTransformation):
     What is live is what is a leaf of the inner transformation: learning rates, weight decays,
     thresholds, the numbers of schedules; a decay if it was given as an array.
     """
-    if not isinstance(transformation, GradientTransformation):
-        raise TypeError(f"live: needs an adamfx transformation, got {transformation!r}")
-    names = transformation._leaf_names()
+    if transformation.name == "foreign":
+        given = transformation.arguments["transformation"]
+        raise TypeError(f"live: needs an adamfx transformation, got {given!r}")
+    names = transformation.leaf_names()
     if not names:
         raise ValueError(f"live: {transformation!r} has no dynamic hyperparameter to keep")
 

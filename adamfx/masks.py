@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.values.value import Value, constructor
+from adamfx.engine.trees import VARIABLE
+from adamfx.values.constructor import constructor
+from adamfx.values.value import Value
 
 
 class Predicate(Value):
@@ -38,8 +40,6 @@ class Predicate(Value):
 
 
 predicate = constructor(Predicate)
-
-VARIABLE = jax.tree_util.GetAttrKey("value")  # the last step of the path to a Flax nnx parameter
 
 
 @predicate

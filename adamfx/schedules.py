@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.engine.record import safe_divide
-from adamfx.values.value import Dynamic, Exact, P, Value, constructor
+from adamfx.values.constructor import Dynamic, Exact, P, constructor
+from adamfx.values.value import Value
 
 Array = Any
 

@@ -12,9 +12,10 @@ array, or an ordinary `(init, update)` pair over trees.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
-import itertools
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,9 @@ from adamfx.engine.control import only_if
 from adamfx.engine.each import each
 from adamfx.engine.leaves import Leaves, add, begin, check_leaves, enter
 from adamfx.engine.words import Leafwise, Step, Treewise
-from adamfx.values.value import Container, Form, P, Value, constructor
+from adamfx.values.constructor import P, constructor
+from adamfx.values.grammar import keys
+from adamfx.values.value import Value
 
 if TYPE_CHECKING:
     import optax
@@ -49,6 +52,7 @@ class GradientTransformation(Value):
     """
 
     __slots__ = ()
+    has_keys = True
 
     def init(self, params: Tree) -> State:
         """The state for these parameters: {"count": 0, block name: what it remembers}.
@@ -170,7 +174,7 @@ class GradientTransformation(Value):
         """The blocks of this sentence by the key that each has in the state."""
         meaning = self.meaning
         values = meaning if isinstance(meaning, Sentence) else (self,)
-        return list(zip(_keys([value._form for value in values]), values, strict=True))
+        return list(zip(keys([value._form for value in values]), values, strict=True))
 
     def as_optax(self) -> optax.GradientTransformationExtraArgs:
         """The same as optax's own type, for code that checks it or passes extra arguments."""
@@ -179,61 +183,23 @@ class GradientTransformation(Value):
         except ImportError:
             raise ImportError("as_optax: needs optax; run: pip install optax") from None
 
-        def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-            return self.update(updates, state, params, **extra)
+        return optax.GradientTransformationExtraArgs(Method(self, "init"), Method(self, "update"))
 
-        return optax.GradientTransformationExtraArgs(self.init, update)
-
-    def _prefix(self) -> str:
-        template = dict(self._form.arguments).get("transformations")
-        return "" if template is not None else _keys([self._form])[0]
-
-    def _child_names(self) -> dict[tuple, str]:
-        names: dict[tuple, str] = {}
-        arguments = self._form.arguments
-        groups = [
-            (name, label)
-            for name, template in arguments
-            if isinstance(template, Container) and template.kind is dict
-            for label, item in zip(template.names, template.items, strict=True)
-            if _is_transformation(item)
-        ]
-        names |= {place: place[1] for place in groups} | {place[:1]: "" for place in groups}
-        inner = [(name, template) for name, template in arguments if _is_transformation(template)]
-        if groups:  # beside groups, a transformation is the group of its argument's name
-            names |= {(name,): name for name, _ in inner}
-        elif len(inner) == 1:  # a wrapper adds no name of its own argument
-            names[inner[0][0],] = _wrapper_key(inner[0][1])
-        blocks = dict(arguments).get("transformations")
-        if isinstance(blocks, Container) and all(map(_is_transformation, blocks.items)):
-            keys = _keys(list(blocks.items))
-            names |= {("transformations", i): key for i, key in enumerate(keys)}
-            names["transformations",] = ""
-        return names
+    @classmethod
+    def as_inner(cls, x: Any) -> GradientTransformation:
+        """`x` itself, or any object with optax's `init` and `update` as a block."""
+        return x if isinstance(x, GradientTransformation) else foreign(x)
 
 
-def _is_transformation(template: Any) -> bool:
-    return isinstance(template, Form) and issubclass(
-        template.constructor.kind, GradientTransformation
-    )
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method of a value, as a function that compares, hashes and pickles as the value does."""
 
+    value: GradientTransformation
+    name: str
 
-def _wrapper_key(form: Form) -> str:
-    """The key of a wrapper, which two of a kind inside one another need; of a block or chain, none."""
-    wraps = any(_is_transformation(template) for _, template in form.arguments)
-    return _keys([form])[0] if wraps else ""
-
-
-def _keys(forms: list[Form]) -> list[str]:
-    """State keys in order: a block's name, or its argument `name`; then name_2, name_3."""
-    keys: list[str] = []
-    for form in forms:
-        given = getattr(dict(form.arguments).get("name"), "value", None)
-        name = given if isinstance(given, str) else form.constructor.name
-        taken = {"count", *keys}
-        numbered = (f"{name}_{n}" for n in itertools.count(2))
-        keys.append(name if name not in taken else next(k for k in numbered if k not in taken))
-    return keys
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.value, self.name)(*args, **kwargs)
 
 
 def _run(
@@ -488,3 +454,28 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
     for j, x in zip(rows, moved, strict=True):
         p[j] = x
     return structure.unflatten(p)
+
+
+@block
+def foreign(transformation: Any):
+    """Any object with optax's `init` and `update`, or a pair of them, as a block.
+
+    Arguments declared `Inner` become one by themselves. The object is static: it is compared as it
+    compares itself.
+    """
+    tx = transformation
+    is_pair = type(tx) is tuple and len(tx) == 2
+    init, update = tx if is_pair else (getattr(tx, "init", None), getattr(tx, "update", None))
+    if inspect.isfunction(tx):
+        name = tx.__name__
+        raise TypeError(f"{name} is a function, not yet a transformation; call it: {name}(...)")
+    if isinstance(tx, list):
+        raise TypeError(
+            "a list is not a gradient transformation; write chain(a, b), or chain(*blocks)"
+        )
+    if not (callable(init) and callable(update)):
+        raise TypeError(
+            f"{reprlib.repr(tx)} is not a gradient transformation: it needs init(params) and "
+            "update(updates, state, params), or to be a pair of such functions"
+        )
+    return pair(init, update, foreign=True)

@@ -10,7 +10,7 @@ import pytest
 
 import adamfx as fx
 from adamfx.experiments import __main__ as program
-from adamfx.experiments import language, lessons, results, runner
+from adamfx.experiments import lessons, results, runner
 from adamfx.experiments.problems import (
     autoencoder,
     classification,
@@ -161,66 +161,6 @@ def test_regret_against_the_best_point_found_by_search():
         best = (0.5 * (thetas @ x[:at].T - y[:at]) ** 2).sum(1).min()
         assert r == pytest.approx(paid[:at].sum() - best, abs=1e-3)
         assert r >= paid[:at].sum() - best
-
-
-# ---- sentences -----------------------------------------------------------------------------------
-
-SENTENCES = [
-    "chain(scale_by_moments(0.9, None), scale_by_lr(0.1))",
-    "fx.adam(0.001, b1=0.5)",
-    "adamw(warmup_cosine_decay_schedule(0.0, 0.1, 10, 100), weight_decay=1e-4, mask=ndim_at_least(2))",
-    "masked(sgd(0.1), ~path_matches('*/b') & ndim_at_least(2))",
-    "partition({'a': sgd(1.0)}, {'a': path_matches('*')})",
-    "scale_by_moments(ema(0.9), yogi_ema(0.99))",
-    "chain()",
-]
-
-
-@pytest.mark.parametrize("text", SENTENCES)
-def test_sentences_are_read_as_python_would_read_them(text):
-    tx = language.parse(text)
-    assert tx == eval(text, {**vars(fx), "fx": fx})
-    assert language.parse(repr(tx)) == tx
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("__import__('os').system('true')", "only adamfx's names can be called"),
-        ("__import__('os')", "no optimizer, block or schedule '__import__'"),
-        ("adam(save('x', 1))", "no optimizer, block or schedule 'save'"),
-        ("adm(1.0)", "did you mean adam"),
-        ("adam", "call it: adam"),
-        ("adam(1.0).init", "only adamfx's names|allowed are"),
-        ("adam(lambda x: x)", r"character 6, 'lambda x: x': allowed are"),
-        ("adam([x for x in (1,)])", "allowed are"),
-        ("adam(*[1])", "allowed are"),
-        ("adam(**{})", "write the arguments out"),
-        ("sgd(1 + 1)", "allowed are"),
-        ("sgd(9 ** 9 ** 9)", "allowed are"),
-        ("sgd(-'a')", "- is for numbers"),
-        ("sgd(~1)", "for predicates"),
-        ("sgd(0.1, rate=3)", "unexpected keyword argument 'rate'"),
-        ("adam(-1.0)", "learning_rate must be finite and >= 0"),
-        ("ema(0.9)", "is Estimator, not an optimizer"),
-        ("3", "is 3, not an optimizer"),
-        ("adam(0.1", "cannot be read"),
-        ("", "cannot be read"),
-        ("sgd(" * 3000 + ")" * 3000, "cannot be read|nested too deep"),
-    ],
-)
-def test_anything_else_is_an_error_with_its_place(text, words):
-    with pytest.raises(language.SentenceError, match=words):
-        language.parse(text)
-
-
-def test_what_a_sentence_may_call_makes_values_only():
-    from adamfx.values.value import Value
-
-    known = language.vocabulary()
-    assert {"adam", "chain", "ema", "ndim_at_least", "inverse_sqrt_schedule"} <= set(known)
-    assert not {"save", "load", "fit", "set_hyperparams", "block", "schedule"} & set(known)
-    assert isinstance(known["adam"](1.0), Value)
 
 
 # ---- the runner ----------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def test_replace_takes_any_unambiguous_suffix():
 
 def test_wrappers_of_one_kind_inside_one_another_have_names_of_their_own():
     tx = fx.live(fx.lookahead(fx.lookahead(fx.sgd(0.1), 2, 0.5), 3, 0.25))
-    names = tx._leaf_names()
+    names = tx.leaf_names()
     assert len(set(names)) == 3
     assert tx.hyperparams["live.lookahead.slow_step_size"] == 0.25
     assert tx.hyperparams["live.lookahead.lookahead.slow_step_size"] == 0.5
@@ -380,7 +380,7 @@ def test_derivatives_equal_finite_differences(name, x64):
     derivative = jax.grad(loss)(tx)
     assert type(derivative) is type(tx)
     leaves, structure = jax.tree.flatten(tx)
-    for i, (name, d) in enumerate(zip(tx._leaf_names(), jax.tree.leaves(derivative), strict=True)):
+    for i, (name, d) in enumerate(zip(tx.leaf_names(), jax.tree.leaves(derivative), strict=True)):
         if name.endswith(("eps", "eps_root")):
             continue  # of second order at 1e-8: no finite difference resolves it
         h = 1e-6 * max(abs(float(leaves[i])), 1e-3)

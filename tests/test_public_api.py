@@ -37,7 +37,16 @@ def test_every_public_name_of_a_module_is_exported():
             if inspect.isfunction(x) and x.__module__ == module.__name__ and not n.startswith("_")
         }
         inner = {"value_at", "predicate", "estimator", "square", "rates_of", "foreign", "mass"}
-        inner |= {"as_recursion", "as_transformation", "pair", "when", "training_step", "program", "convolves"}
+        inner |= {
+            "as_recursion",
+            "as_transformation",
+            "pair",
+            "when",
+            "training_step",
+            "vocabulary",
+            "program",
+            "convolves",
+        }
         assert made - inner <= set(PUBLIC), name
 
 

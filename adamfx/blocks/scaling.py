@@ -11,7 +11,7 @@ from adamfx.engine.record import Rates, safe_divide, safe_root
 from adamfx.moments.estimators import ema, square
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import block, leafwise
-from adamfx.values.value import Dynamic, Exact
+from adamfx.values.constructor import Dynamic, Exact
 
 
 @block

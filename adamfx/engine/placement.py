@@ -82,7 +82,8 @@ def _strong(x: Any) -> jax.Array:
 
 
 def _spec(spec: Any, ndim: int, axes: Axes) -> PartitionSpec:
-    of = [*spec, *[None] * (ndim - len(spec))]  # what it says of reduced axes is left out
+    names = tuple(getattr(spec, "partitions", spec))  # what it says of reduced axes is left out
+    of = [*names, *[None] * (ndim - len(names))]
     return PartitionSpec(*(None if a is None else of[a] for a in axes))
 
 

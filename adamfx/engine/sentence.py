@@ -49,7 +49,9 @@ def start(blocks: Blocks, leaves: Leaves) -> State:
             else:
                 block.carried = made
         own = block.save(leaves)
-        if jax.tree.leaves(own):
+        if jax.tree.leaves(own) or (
+            getattr(own, "_fields", ()) and not getattr(block.spec, "bare", 0)
+        ):
             state[block.key] = own
     return state
 
@@ -78,6 +80,8 @@ def _remember_leaves(blocks: list[Working], leaves: Leaves) -> None:
             for block in blocks
         ]
 
+    for block in blocks if not leaves.params else ():
+        block.begin_columns(leaves)
     for j, memories in enumerate(each(one, leaves.params or [])):
         for block, memory in zip(blocks, memories, strict=True):
             for name, x in memory.items():
@@ -161,8 +165,9 @@ def check_is_state(where: str, given: Any) -> None:
         raise TypeError(
             f"{where}: the state must be a dict with 'count', got {type(given).__name__}; {ADVICE}"
         )
-    count = given["count"]
-    if np.shape(count) or not jnp.issubdtype(trees.dtype_of(trees.the_array(count)), jnp.integer):
+    (count,) = jax.tree.leaves(given["count"]) or [None]
+    is_number = hasattr(count, "dtype") or isinstance(count, (int, float))
+    if not is_number or np.shape(count) or not jnp.issubdtype(trees.dtype_of(count), jnp.integer):
         raise TypeError(
             f"{where}: the state's count must be a whole number, got {count!r}; {ADVICE}"
         )

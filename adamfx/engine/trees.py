@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -95,15 +95,47 @@ Mask = Any  # None, a bool, a tree of bools (or a prefix of one), or a callable:
 
 
 def spread(block: str, what: str, given: Any, params: Any) -> list:
-    """One entry per leaf of `params` from a tree of them, a prefix of one, or a callable."""
-    given = given(params) if callable(given) else given
+    """One entry per leaf of `params` from a tree of them, a prefix of one, or a callable.
+
+    The tree may be made of other nodes: a Flax or Equinox module, a FrozenDict, a config of one's own;
+    then its leaves are found by their paths.
+    """
+    leaves, structure = flatten(params)
+    if not leaves:
+        return []
+    given = _plain(given)
+    found, other = flatten(given)
+    if other == structure:
+        return found
+    names, theirs = _names(params), _names(given)
+    if len(theirs) > 1 and set(names) == set(theirs):
+        by_name = dict(zip(theirs, found, strict=True))
+        return [by_name[name] for name in names]
+    if callable(given):
+        return spread(block, what, given(params), params)
     try:
         whole = jax.tree.map(
             lambda m, sub: jax.tree.map(lambda _: m, sub, is_leaf=is_none), given, params
         )
-        return flatten(params)[1].flatten_up_to(whole)
+        return structure.flatten_up_to(whole)
     except ValueError as error:
         raise ValueError(f"{block}: the {what} does not match the parameters: {error}") from None
+
+
+def _plain(tree: Any) -> Any:
+    """Mappings that JAX does not know, such as a config, as dicts."""
+    known = not isinstance(tree, Mapping) or jax.tree_util.all_leaves([tree]) is False
+    return tree if known else {k: _plain(x) for k, x in tree.items()}
+
+
+def _names(tree: Any) -> list[str]:
+    """The path of each leaf as names alone, without the `value` inside a Flax nnx variable."""
+    pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)[0]
+    paths = [path[:-1] if path and path[-1] == VARIABLE else path for path, _ in pairs]
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
+
+
+VARIABLE = jax.tree_util.GetAttrKey("value")  # the last step of the path to a Flax nnx parameter
 
 
 def evaluate_mask(block: str, mask: Mask, params: Any) -> list[bool]:

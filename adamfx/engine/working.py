@@ -26,7 +26,7 @@ class Working:
 
     def __init__(self, key: str, value: Value, dtype: Any):
         self.key, self.form, self.hyper = key, value._form, value._leaves
-        for name, x in zip(value._leaf_names(), self.hyper, strict=True):
+        for name, x in zip(value.leaf_names(), self.hyper, strict=True):
             if np.shape(x):
                 raise ValueError(
                     f"{key}: {name} has shape {np.shape(x)}, hyperparameters are scalars; to run a "
@@ -103,8 +103,6 @@ class Working:
                 self.carried[name] = x
             else:
                 self.columns[name] = leaves.layout.column(name, x)
-        if self.spec.init and not self.is_leafwise and not len(leaves):  # of an empty group
-            self.columns |= {name: [] for name in self._names() if name not in self.columns}
         lost = (set(self.starts) | set(carried)) - set(fields)
         if fields and lost:
             raise self._differs(leaves, fields, lost | set(fields))
@@ -134,7 +132,13 @@ class Working:
                 others = set(self.starts) | set(self.carried)
                 raise self._differs(leaves, others | set(memory), others | set(wanted))
             for name, m in memory.items():
-                if m.shape != wanted[name]:
+                shape, dtype = wanted[name]
+                if not _holds(m.dtype, dtype):
+                    raise TypeError(
+                        f"{leaves.layout.where}: the state of {self.key} holds {name} as {m.dtype}, this "
+                        f"transformation remembers {dtype}; {ADVICE}"
+                    )
+                if m.shape != shape:
                     raise ValueError(
                         f"{leaves.layout.where}: gradient at {leaves.layout.paths()[j]} has shape {x.shape}, "
                         f"the state was made for {m.shape}, the shape of {self.key}'s {name}; {ADVICE}"
@@ -150,15 +154,17 @@ class Working:
                 EXPECTED.clear()
             like = jax.ShapeDtypeStruct(shape, trees.at_least_float32(dtype))
             made = jax.eval_shape(lambda p: bare_arrays(self.remember_leaf(p)), like)
-            EXPECTED[key] = {name: m.shape for name, m in made.items()}
+            EXPECTED[key] = {name: (m.shape, m.dtype) for name, m in made.items()}
         return EXPECTED[key]
 
-    def _names(self) -> list[str]:
-        """What it remembers of a scalar, if it can be asked."""
-        try:
-            return list(self._expected((), np.float32))
-        except Exception:  # an init that needs a matrix
-            return []
+    def begin_columns(self, leaves: Leaves) -> None:
+        """Columns for a table without rows: they name what would be remembered, as in any other state."""
+        for shape in ((), (1, 1)):
+            try:
+                self.columns = {name: [] for name in self._expected(shape, np.float32)}
+                return
+            except Exception:  # an init that needs a matrix
+                continue
 
     def memory(self, j: int) -> dict[str, Array]:
         """What is remembered of row j."""
@@ -178,9 +184,7 @@ class Working:
         if not self.is_leafwise and self.spec.bare:
             return self.given
         old = self.given
-        fields = self.columns if old is None else old._fields
-        columns = {n: c for n, c in self.columns.items() if n in fields}
-        new = {n: self._tree(leaves, c, old and getattr(old, n)) for n, c in columns.items()}
+        new = {n: self._tree(leaves, c, old and getattr(old, n)) for n, c in self.columns.items()}
         new |= self.scalars | self.carried
         return remember(**({n: new[n] for n in old._fields} if old is not None else new))
 
@@ -206,9 +210,12 @@ class Working:
         }
 
 
-EXPECTED: dict[
-    Any, dict[str, tuple]
-] = {}  # names and shapes of memory by form and shape of the leaf
+EXPECTED: dict[Any, dict[str, tuple]] = {}  # shapes and dtypes of memory by form and shape of leaf
+WIDE = [{"float32", "float64"}, {"complex64", "complex128"}]  # which of two, the parameter decides
+
+
+def _holds(dtype: Any, wanted: Any) -> bool:
+    return dtype == wanted or any({str(dtype), str(wanted)} <= kinds for kinds in WIDE)
 
 
 def bare_arrays(memory: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 
-from adamfx.experiments import language, lessons, paper, results, runner
+import adamfx as fx
+from adamfx.experiments import lessons, paper, results, runner
 from adamfx.experiments.data import DataError
 from adamfx.training.interrupts import Interrupts
 
@@ -31,9 +32,14 @@ def positive(text: str) -> int:
 def composition(text: str) -> Any:
     """A sentence, for argparse."""
     try:
-        return language.parse(text)
-    except language.SentenceError as error:
+        value = fx.read(text)
+    except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    if not isinstance(value, fx.GradientTransformation):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is {type(value).__name__}, not an optimizer; write a call, such as adam(0.001)"
+        )
+    return value
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

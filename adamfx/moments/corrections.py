@@ -15,7 +15,7 @@ from adamfx.moments.estimators import Recursion, square
 from adamfx.moments.scale_by_moments import rates_of
 from adamfx.schedules import Decay
 from adamfx.transformation import block, leafwise
-from adamfx.values.value import Exact
+from adamfx.values.constructor import Exact
 
 
 def _needs(name: str, side: Side | None, which: str) -> Side:

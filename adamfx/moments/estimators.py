@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from adamfx import checks
 from adamfx.engine.record import Rates
 from adamfx.schedules import Decay
-from adamfx.values.value import Exact, Value, constructor
+from adamfx.values.constructor import Exact, constructor
+from adamfx.values.value import Value
 
 Array = Any
 

@@ -16,7 +16,7 @@ from adamfx.engine.trees import real_dtype
 from adamfx.moments.estimators import STATISTICS, Estimator, Recursion, ema
 from adamfx.schedules import Decay, value_at
 from adamfx.transformation import block, leafwise
-from adamfx.values.value import Exact
+from adamfx.values.constructor import Exact
 
 Array = Any
 

@@ -13,7 +13,7 @@ from adamfx.moments.estimators import decayed_max, ema, total, trace, yogi_ema
 from adamfx.moments.scale_by_moments import scale_by_moments
 from adamfx.schedules import Decay, Rate
 from adamfx.transformation import GradientTransformation, identity
-from adamfx.values.value import Exact
+from adamfx.values.constructor import Exact
 
 
 def adagrad(

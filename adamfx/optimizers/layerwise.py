@@ -13,7 +13,7 @@ from adamfx.moments.estimators import ema, trace
 from adamfx.moments.scale_by_moments import scale_by_moments
 from adamfx.schedules import Decay, Rate
 from adamfx.transformation import GradientTransformation
-from adamfx.values.value import Exact
+from adamfx.values.constructor import Exact
 
 
 def lamb(

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
-from adamfx.combine import as_transformation
 from adamfx.engine import trees
 from adamfx.engine.leaves import check_leaves
 from adamfx.engine.memory import memories
@@ -26,6 +25,7 @@ from adamfx.engine.sentence import check_is_state
 from adamfx.training.dispatch import FAILED, SECONDS_PER_DISPATCH, Groups, convolves, program
 from adamfx.training.history import History
 from adamfx.training.interrupts import LEFT, Interrupts
+from adamfx.transformation import GradientTransformation
 
 Tree = Any
 State = Any
@@ -207,7 +207,7 @@ class _Run:
     """Parameters, state and history of a run, always those of one step that is complete."""
 
     def __init__(self, loss_fn, tx, params, state, history, has_aux, bar):
-        self.tx = as_transformation(tx)
+        self.tx = GradientTransformation.as_inner(tx)
         check_leaves("fit", trees.flatten(params)[0], params)
         self.params = _copy(params)
         if state is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from adamfx.combine import as_transformation
+from adamfx.transformation import GradientTransformation
 
 Tree = Any
 State = Any
@@ -60,6 +60,6 @@ def make_step(loss_fn: Callable, has_aux: bool = False, donate: bool = False) ->
 
     @functools.wraps(compiled)
     def step(tx: Any, params: Tree, state: State, *batch: Any) -> tuple[Tree, State, Any]:
-        return compiled(as_transformation(tx), params, state, *batch)
+        return compiled(GradientTransformation.as_inner(tx), params, state, *batch)
 
     return step

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.combine import as_transformation
 from adamfx.engine import trees
 from adamfx.engine.placement import wide_zeros
 from adamfx.schedules import value_at
 from adamfx.transformation import block, treewise
+from adamfx.values.constructor import Inner
 
 
 @block
-def accumulate(transformation: Any, every: Any):
+def accumulate(transformation: Inner, every: Any):
     """The mean of `every` gradients goes to the transformation; between, the updates are zero.
 
     Equal to one large batch where the loss is a mean over the batch. The transformation runs, and
@@ -38,7 +38,7 @@ def accumulate(transformation: Any, every: Any):
     """
     if not callable(every) and not isinstance(every, jax.Array):
         checks.steps("accumulate", "every", every, 1)
-    tx = as_transformation(transformation)
+    tx = transformation
     reads_value = tx._reads("value")
 
     def init(p):

@@ -6,13 +6,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from adamfx.combine import as_transformation, chain
+from adamfx.combine import chain
 from adamfx.engine import trees
 from adamfx.engine.memory import memories
 from adamfx.engine.record import safe_divide
 from adamfx.moments.estimators import Estimator, mean
 from adamfx.moments.scale_by_moments import mass, rates_of
 from adamfx.transformation import GradientTransformation, block, leafwise
+from adamfx.values.constructor import Inner
 
 
 @block
@@ -78,7 +79,7 @@ def _unbiased(average: Any, mass: Any, p: Any) -> Any:
 
 
 def average_params(
-    transformation: Any, estimator: Estimator | None = None
+    transformation: Inner, estimator: Estimator | None = None
 ) -> GradientTransformation:
     """The transformation, followed by `keep_average(estimator)`.
 
@@ -88,7 +89,7 @@ def average_params(
 
     Inside `accumulate` it averages over the emitted steps.
     """
-    return chain(as_transformation(transformation), keep_average(estimator))
+    return chain(transformation, keep_average(estimator))
 
 
 def averaged_params(state: Any, params: Any) -> Any:

@@ -15,18 +15,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from adamfx.combine import as_transformation
 from adamfx.engine import trees
 from adamfx.engine.words import Treewise
 from adamfx.transformation import GradientTransformation, block, leafwise
+from adamfx.values.constructor import Inner
 
 
 @jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Labels:
-    """The group of each leaf, in the order of the leaves; part of the structure of a state."""
+    """The group of each leaf, in the order of the leaves; part of the structure of a state.
+
+    Those of a tree without leaves fit any: so optax.tree_map_params, which asks `init` what a state is
+    made of by a tree without leaves, works for groups too.
+    """
 
     of: tuple[Any, ...]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Labels) and (not self.of or not other.of or self.of == other.of)
+
+    def __hash__(self) -> int:
+        return hash(Labels)
 
 
 @block
@@ -36,7 +46,7 @@ def set_to_zero():
 
 
 @block
-def masked(inner: Any, mask: Any):
+def masked(inner: Inner, mask: Any):
     """`inner` where the mask is True; elsewhere the update passes as it came, as in optax.
 
     So `masked(add_decayed_weights(1e-2), mask)` is a block of a chain. To freeze what is outside,
@@ -49,7 +59,7 @@ def masked(inner: Any, mask: Any):
 
     Remembers `labels`, the mask, and `inner`, the state of `inner` without the leaves outside.
     """
-    tx = as_transformation(inner)
+    tx = inner
 
     def start(leaves):
         params = leaves.param_tree()
@@ -73,7 +83,7 @@ def freeze(mask: Any) -> GradientTransformation:
 
 
 @block
-def partition(transforms: dict[str, Any], param_labels: Any, default: Any = None):
+def partition(transforms: Inner, param_labels: Any, default: Inner = None):
     """A transformation for each group of parameters.
 
         partition({"embed": adam(1e-2)}, {"embed": path_matches("embed/*")}, default=adamw(1e-3))
@@ -94,14 +104,14 @@ def partition(transforms: dict[str, Any], param_labels: Any, default: Any = None
         raise TypeError(
             f"partition: transforms must be a dict of label to transformation, got {transforms!r}"
         )
-    groups = {label: as_transformation(tx) for label, tx in transforms.items()}
+    groups = dict(transforms)
     if default is not None:
         if "default" in groups:
             raise ValueError(
                 "partition: the group of the leaves without a label is called 'default'; give the label "
                 "'default' another name"
             )
-        groups["default"] = as_transformation(default)
+        groups["default"] = default
     if _by_predicate(param_labels):
         _known(param_labels, groups)
 

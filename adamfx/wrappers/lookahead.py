@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.combine import as_transformation
 from adamfx.engine import trees
 from adamfx.engine.control import only_if
 from adamfx.engine.placement import wide_copy
 from adamfx.transformation import block, treewise
-from adamfx.values.value import Dynamic
+from adamfx.values.constructor import Dynamic, Inner
 
 
 @block
 def lookahead(
-    fast_optimizer: Any, sync_period: int, slow_step_size: Dynamic, reset_state: bool = False
+    fast_optimizer: Inner, sync_period: int, slow_step_size: Dynamic, reset_state: bool = False
 ):
     """Every k steps s <- s + a (p - s) and p <- s, s the slow parameters. Zhang et al. 2019, alg. 1.
 
@@ -35,7 +32,7 @@ def lookahead(
     """
     k = checks.steps("lookahead", "sync_period", sync_period, 1)
     checks.number("lookahead", "slow_step_size", slow_step_size, low=0, high=1)
-    tx = as_transformation(fast_optimizer)
+    tx = fast_optimizer
 
     def init(p):
         return {"slow": wide_copy(p)}

@@ -10,17 +10,17 @@ import jax
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.combine import as_transformation
 from adamfx.engine import trees
 from adamfx.engine.memory import is_memory, memories
 from adamfx.engine.norms import norm
 from adamfx.engine.placement import anchor, replicate
 from adamfx.engine.record import safe_divide, safe_root
-from adamfx.masks import VARIABLE
+from adamfx.engine.trees import VARIABLE
 from adamfx.moments.estimators import Recursion
 from adamfx.moments.scale_by_moments import as_recursion, mass
 from adamfx.schedules import value_at
 from adamfx.transformation import GradientTransformation, block, treewise
+from adamfx.values.constructor import Inner
 
 Array = Any
 
@@ -61,7 +61,7 @@ DEFAULT = ("gradient_norm", "update_norm", "update_ratio")
 
 
 @block
-def monitor(transformation: Any, metrics: tuple[str, ...] = DEFAULT, per_leaf: bool = False):
+def monitor(transformation: Inner, metrics: tuple[str, ...] = DEFAULT, per_leaf: bool = False):
     """Keeps numbers about each step of the transformation in the state, by name.
 
     gradient_norm         |g|, of what comes in
@@ -84,7 +84,7 @@ def monitor(transformation: Any, metrics: tuple[str, ...] = DEFAULT, per_leaf: b
 
     Remembers `inner`, `metrics` and `leaves`: of the last step, zero before the first.
     """
-    tx = as_transformation(transformation)
+    tx = transformation
     if isinstance(metrics, str):
         metrics = (metrics,)
     for name in metrics:
@@ -127,10 +127,10 @@ def _one(o: Observed, j: int) -> Observed:
 
 
 def _observe(
-    tx: GradientTransformation, metrics: Any, leaves: Any, new: Any, inner: Any
+    tx: GradientTransformation, metrics: Any, leaves: Any, new: Any, inner: Inner
 ) -> Observed:
     g, u, p = leaves.updates, new.updates, leaves.params or []
-    if not ({"signal_to_noise", "effective_step_bound"} & set(metrics) and g):
+    if not ({"signal_to_noise", "effective_step_bound"} & set(metrics)):
         return Observed(g, u, p, [], jnp.zeros((), jnp.float32))
 
     key, r1, r2 = _averages(tx)

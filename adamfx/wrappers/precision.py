@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.combine import as_transformation
 from adamfx.engine import trees
 from adamfx.engine.placement import follow, wide_copy
 from adamfx.engine.working import ADVICE
 from adamfx.transformation import block, leafwise, treewise
+from adamfx.values.constructor import Inner
 
 
 @block
@@ -96,7 +96,7 @@ def _to_a_neighbour(u: jax.Array, p: jax.Array, key: jax.Array) -> jax.Array:
 
 
 @block
-def master_weights(transformation: Any):
+def master_weights(transformation: Inner):
     """The transformation works on float32 copies; the parameters are their rounded values.
 
     Micikevicius et al. 2018. Weight decay and trust ratios read the copies, too. A parameter that is
@@ -104,7 +104,7 @@ def master_weights(transformation: Any):
 
     Needs params. Remembers `inner` and `master`, the copies of the leaves below float32.
     """
-    tx = as_transformation(transformation)
+    tx = transformation
 
     def narrow(leaves):
         return [to != trees.at_least_float32(to) for to in leaves.dtypes]

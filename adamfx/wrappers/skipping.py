@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
-from adamfx.combine import as_transformation
 from adamfx.engine import trees
 from adamfx.engine.memory import memories
 from adamfx.transformation import block, treewise
+from adamfx.values.constructor import Inner
 
 Tree = Any
 
 
 @block
-def skip_nonfinite(transformation: Any, max_consecutive_errors: int = 10):
+def skip_nonfinite(transformation: Inner, max_consecutive_errors: int = 10):
     """A gradient that is not finite moves nothing: zero update, and `inner` bit for bit unchanged.
 
     A finite gradient whose square overflows (beyond 1.8e19 in float32) counts as not finite: it
@@ -31,7 +31,7 @@ def skip_nonfinite(transformation: Any, max_consecutive_errors: int = 10):
     Remembers `inner`, `notfinite_count` (in a row), `total_notfinite`, `last_finite`, `too_many`.
     """
     allowed = checks.steps("skip_nonfinite", "max_consecutive_errors", max_consecutive_errors)
-    tx = as_transformation(transformation)
+    tx = transformation
 
     def init_shared():
         zero, yes = jnp.zeros((), jnp.int32), jnp.asarray(True)

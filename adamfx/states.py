@@ -1,0 +1,106 @@
+"""One entry of a state by name: read it, or set it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from adamfx.combine import LIVE
+from adamfx.engine import trees
+from adamfx.engine.memory import is_memory
+from adamfx.values.value import match_name
+
+State = Any
+
+
+def get(state: State, name: str) -> Any:
+    """One entry of a state: `get(state, "count")`, `get(state, "scale_by_moments.mu")`, `get(state, "mu")`.
+
+    Args:
+      state: of a transformation, or a tuple, list or dict of such states.
+      name: the dotted path of the entry, or any unambiguous end of it. A wrapper's name stands before
+        those inside, a group's label too: "partition.embed.scale_by_lr.learning_rate". "count" alone is
+        that of the whole.
+
+    Raises KeyError for an unknown or ambiguous name, listing the known ones.
+    """
+    known = dict(_entries(state, ""))
+    return known[match_name(name, list(known), "get")]
+
+
+def set(state: State, **changes: Any) -> State:
+    """The state with entries changed, by the names of `get`: `set(state, count=0)`.
+
+    Dtypes, shapes and structure stay, so nothing is compiled again. Raises KeyError for an unknown name,
+    ValueError for a value of another shape or structure.
+    """
+    known = [name for name, _ in _entries(state, "")]
+    exact = {match_name(name, known, "set"): x for name, x in changes.items()}
+    return _changed(state, "", exact)
+
+
+def _is_state(x: Any) -> bool:
+    return isinstance(x, dict) and "count" in x
+
+
+def _inside(x: Any, prefix: str) -> Iterator[tuple[Any, Any, str]]:
+    """(key, part, its name) of a state, a memory, or a container of states; the name of `inner` is none."""
+    if is_memory(x):
+        for name in x._fields:
+            yield name, getattr(x, name), prefix if name == "inner" else f"{prefix}.{name}"
+        return
+    pairs = x.items() if isinstance(x, dict) else enumerate(x)
+    for key, part in pairs:
+        if key != LIVE:
+            yield key, part, f"{prefix}.{key}" if prefix else str(key)
+
+
+def _goes_on(x: Any) -> bool:
+    """Whether states stand inside, so that `x` itself is no entry."""
+    if is_memory(x) or _is_state(x):
+        return True
+    parts = x.values() if isinstance(x, dict) else x if isinstance(x, (tuple, list)) else ()
+    return any(_goes_on(part) for part in parts)
+
+
+def _entries(x: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for _, part, name in _inside(x, prefix):
+        if _goes_on(part):
+            yield from _entries(part, name)
+        elif jax.tree.leaves(part):
+            yield name, part
+
+
+def _changed(x: Any, prefix: str, changes: dict[str, Any]) -> Any:
+    new = {}
+    for key, part, name in _inside(x, prefix):
+        if name in changes and not _goes_on(part):
+            new[key] = _like(name, part, changes[name])
+        else:
+            new[key] = _changed(part, name, changes) if _goes_on(part) else part
+    if is_memory(x):
+        return x._replace(**new)
+    if isinstance(x, dict):
+        return {**x, **new}
+    values = new.values()
+    return type(x)(*values) if hasattr(x, "_fields") else type(x)(values)
+
+
+def _like(name: str, old: Any, new: Any) -> Any:
+    difference = trees.same_structure(new, old)
+    if difference:
+        raise ValueError(f"set: {name} is another tree in the state: {difference}")
+
+    def one(old: Any, new: Any) -> Any:
+        if old is None:
+            return None
+        new = jnp.asarray(new, old.dtype)
+        if new.shape != old.shape:
+            raise ValueError(f"set: {name} has shape {old.shape} in the state, got {new.shape}")
+        # Committed to its devices only if it was before: a change would compile the step again.
+        return jax.device_put(new, old.sharding) if getattr(old, "committed", False) else new
+
+    return jax.tree.map(one, old, new, is_leaf=trees.is_none)

@@ -1,0 +1,219 @@
+"""From a plain function to a constructor of values.
+
+Whether an argument is a leaf is declared in the signature and decided once, at the call:
+
+    Dynamic   always a leaf, whatever number it holds (learning rate, weight decay, threshold)
+    Exact     a Python number stays a number in double precision; an array or tracer is a leaf
+              (decays: 1 - 0.999999 in float32 would be wrong by 7e-3)
+    Inner     a transformation inside; one of another library becomes a block. Its state and its
+              hyperparameters get its key; a lone one adds no name
+    (none)    static: the body sees the very Python object it was given
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import pickle
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adamfx.values.grammar import LEAF, Container, Form, Static, is_key
+from adamfx.values.value import Value
+
+DYNAMIC, EXACT = "dynamic hyperparameter", "exact hyperparameter"
+INNER = "transformation inside"
+Dynamic = Annotated[float | jax.Array | np.ndarray, DYNAMIC]
+Exact = Annotated[float | jax.Array | np.ndarray, EXACT]
+Inner = Annotated[Any, INNER]
+
+P = ParamSpec("P")
+V = TypeVar("V", bound="Value")
+as_dtype: Any = jnp.dtype
+
+
+class Constructor:
+    """What the decorators of this package make of a plain function; see `constructor`."""
+
+    def __init__(self, function: Callable, kind: type):
+        self.function, self.kind = function, kind
+        self.name = function.__name__
+        self.signature = inspect.signature(function)
+        names = inspect.unwrap(function).__globals__
+        annotations = {
+            n: _annotation(p.annotation, names) for n, p in self.signature.parameters.items()
+        }
+        self.hyper = {n: _declared(a) for n, a in annotations.items()}
+        self.inner = frozenset(
+            n for n, a in annotations.items() if self.hyper[n] == INNER or _is_inner_class(a)
+        )
+
+    def __reduce__(self):
+        place = (self.function.__module__, self.function.__qualname__)
+        if "<" in place[1]:
+            raise pickle.PicklingError(
+                f"{place[1]} is defined inside a function, where unpickling could not find it; define "
+                "the block at the top of a module"
+            )
+        return _find_constructor, place
+
+    def __deepcopy__(self, memo: Any) -> Constructor:
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.name}: {error}; the signature is {self.usage()}") from None
+        bound.apply_defaults()
+        leaves: list = []
+        arguments = []
+        for name, x in bound.arguments.items():
+            try:
+                arguments.append((name, self._template(name, x, leaves)))
+            except TypeError as error:
+                raise TypeError(f"{self.name}: {name}: {error}") from None
+        value = Form(self, tuple(arguments)).build(leaves)
+        meaning = value.meaning  # runs the body, and with it the checks of its arguments
+        return meaning if isinstance(meaning, Value) else value
+
+    def _template(self, name: str, x: Any, leaves: list) -> Any:
+        parameter, declared = self.signature.parameters[name], self.hyper[name]
+        many = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if name in self.inner:
+            x = self._inner(x, many)
+            declared = None
+        if many and declared:
+            items = x.values() if isinstance(x, dict) else x
+            names = tuple(x) if isinstance(x, dict) else tuple(range(len(x)))
+            return Container(type(x), names, tuple(_template(y, declared, leaves) for y in items))
+        return _template(x, declared, leaves)
+
+    def _inner(self, x: Any, many: bool) -> Any:
+        """The transformation of this library that a given one is, or those in a dict of groups."""
+        if isinstance(x, dict):
+            return {label: self.kind.as_inner(tx) for label, tx in x.items()}
+        if many:
+            return tuple(map(self.kind.as_inner, x))
+        return None if x is None else self.kind.as_inner(x)
+
+    def run(self, arguments: dict[str, Any]) -> Any:
+        """Calls the body with these arguments."""
+        positional, keyword = self.split(arguments)
+        return self.function(*positional, **keyword)
+
+    def split(self, arguments: dict[str, Any]) -> tuple[list, dict[str, Any]]:
+        positional, keyword = [], {}
+        for name, parameter in self.signature.parameters.items():
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                positional.extend(arguments[name])
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                keyword.update(arguments[name])
+            elif parameter.kind is parameter.KEYWORD_ONLY:
+                keyword[name] = arguments[name]
+            else:
+                positional.append(arguments[name])
+        return positional, keyword
+
+    def usage(self) -> str:
+        bare = [p.replace(annotation=p.empty) for p in self.signature.parameters.values()]
+        return f"{self.name}{inspect.Signature(bare)}"
+
+
+def _find_constructor(module: str, qualname: str) -> Constructor:
+    package = importlib.import_module("adamfx")
+    ours = module.startswith("adamfx.") and getattr(package, qualname, None)
+    if ours:  # whatever module held it in the version that pickled it
+        return ours.constructor
+    return functools.reduce(
+        getattr, qualname.split("."), importlib.import_module(module)
+    ).constructor
+
+
+def _annotation(annotation: Any, names: dict) -> Any:
+    if isinstance(annotation, str):
+        try:
+            return eval(annotation, names)
+        except Exception:  # a name that exists for type checkers only: read as text
+            pass
+    return annotation
+
+
+def _declared(annotation: Any) -> str | None:
+    """DYNAMIC, EXACT, INNER or None: what a signature's annotation says of its parameter."""
+    if isinstance(annotation, str):
+        named = {"Dynamic": DYNAMIC, "Exact": EXACT, "Inner": INNER}
+        return next((d for word, d in named.items() if word in annotation), None)
+    metadata = getattr(annotation, "__metadata__", ())
+    found = [m for m in metadata if m in (DYNAMIC, EXACT, INNER)]
+    found += [d for a in typing.get_args(annotation) if (d := _declared(a))]
+    return found[0] if found else None
+
+
+def _is_inner_class(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Value) and annotation.has_keys
+
+
+def _template(x: Any, declared: str | None, leaves: list) -> Any:
+    """The place of argument `x` in the form; appends its leaves."""
+    if isinstance(x, Value):
+        leaves.extend(x._leaves)
+        return x._form
+    if type(x) in (list, tuple, dict) and _has_value(x):
+        names = tuple(x) if isinstance(x, dict) else tuple(range(len(x)))
+        items = x.values() if isinstance(x, dict) else x
+        return Container(type(x), names, tuple(_template(y, declared, leaves) for y in items))
+    if isinstance(x, (np.dtype, type(jnp.float32))) or _is_scalar_type(x):
+        return Static(as_dtype(x).name)  # prints as code: mu_dtype='bfloat16'
+    if declared:
+        if isinstance(x, (bool, np.bool_)):
+            raise TypeError(f"expected a number, an array or a schedule, got {x!r}")
+        if isinstance(x, (int, float, np.number)):
+            x = complex(x) if np.iscomplexobj(x) else float(x)  # type: ignore
+            if declared is EXACT:
+                return Static(x)
+        elif isinstance(x, (np.ndarray, jax.Array)):
+            is_number = jnp.issubdtype(x.dtype, jnp.inexact) or is_key(x)
+            x = x if is_number else jnp.asarray(x, float)
+        elif x is None or callable(x):
+            return Static(x)
+        else:
+            raise TypeError(f"expected a number, an array or a schedule, got {x!r}")
+        leaves.append(x)
+        return LEAF
+    return Static(x)
+
+
+def _is_scalar_type(x: Any) -> bool:
+    return isinstance(x, type) and issubclass(x, np.generic)
+
+
+def _has_value(x: Any) -> bool:
+    return any(isinstance(y, Value) for y in (x.values() if isinstance(x, dict) else x))
+
+
+def constructor(kind: type[V]) -> Callable[[Callable[P, Any]], Callable[P, V]]:
+    """A decorator that turns a plain function into a constructor of `kind` values.
+
+    The function's body is run when the constructor is called, so that it can check concrete
+    arguments, and again, with tracers in place of the leaves, whenever a program is traced. A body
+    that returns another value makes the call an alias of that value.
+    """
+
+    def decorate(function: Callable[P, Any]) -> Callable[P, V]:
+        made = Constructor(function, kind)
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> V:
+            return made(*args, **kwargs)
+
+        call.constructor = made  # type: ignore[attr-defined]
+        return call
+
+    return decorate

@@ -1,0 +1,87 @@
+"""One entry of a state by name, and what other libraries ask of a state."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from table import tree
+
+import adamfx as fx
+
+GROUPS = fx.partition(
+    {"m": fx.adam(0.1), "v": fx.sgd(0.5, 0.9)},
+    {"m": fx.ndim_at_least(2), "v": ~fx.ndim_at_least(2)},
+)
+
+
+def test_entries_by_any_unambiguous_end():
+    tx = fx.skip_nonfinite(fx.accumulate(fx.adam(0.1), 2))
+    s = tx.init(tree())
+    assert fx.get(s, "count") is s["count"]
+    assert fx.get(s, "mini_step") is s["skip_nonfinite"].inner["accumulate"].mini_step
+    inner = s["skip_nonfinite"].inner["accumulate"].inner
+    assert fx.get(s, "scale_by_moments.mu") is inner["scale_by_moments"].mu
+    assert fx.get(s, "skip_nonfinite.accumulate.count") is inner["count"]
+    groups = GROUPS.init(tree())
+    rate = fx.get(groups, "v.scale_by_lr.learning_rate")
+    np.testing.assert_allclose(rate, 0.5)
+    with pytest.raises(
+        KeyError, match=r"'learning_rate' is ambiguous.*partition.m.scale_by_lr.lea"
+    ):
+        fx.get(groups, "learning_rate")
+    with pytest.raises(
+        KeyError, match=r"get: 'nu_max' is not .*known are count, scale_by_moments.mu"
+    ):
+        fx.get(fx.adam(0.1).init(tree()), "nu_max")
+
+
+def test_entries_are_set_and_nothing_compiles_again():
+    tx, p = fx.adam(0.1), tree()
+    step = jax.jit(tx.step)
+    p, s = step(p, tx.init(p), p)
+    s = fx.set(s, count=7, **{"scale_by_moments.mu": jax.tree.map(jnp.zeros_like, p)})
+    assert s["count"] == 7
+    assert not s["scale_by_moments"].mu["w"].any()
+    step(p, s, p)
+    assert step._cache_size() == 1
+    with pytest.raises(ValueError, match=r"set: count has shape \(\) in the state, got \(2,\)"):
+        fx.set(s, count=jnp.ones(2))
+    with pytest.raises(ValueError, match=r"set: scale_by_moments.mu is another tree in the state"):
+        fx.set(s, mu={"w": 1.0})
+
+
+def test_inside_a_tuple_of_states():
+    s = (fx.adam(0.1).init(tree()), optax.EmptyState())
+    s = fx.set(s, mu=jax.tree.map(jnp.ones_like, tree()))
+    assert fx.get(s, "0.scale_by_moments.mu")["b"].all()
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        fx.adam(0.1),
+        GROUPS,
+        fx.masked(fx.adam(0.1), fx.ndim_at_least(2)),
+        fx.master_weights(fx.adam(0.1)),
+        fx.accumulate(fx.lookahead(fx.adam(0.1), 2, 0.5), 2),
+    ],
+    ids=lambda tx: tx.name,
+)
+def test_optax_finds_what_is_like_the_parameters(tx):
+    s = tx.init(tree(jnp.bfloat16))
+    marked = optax.tree_map_params(tx, lambda x: x + 1, s, transform_non_params=lambda x: x * 0)
+    for path, x in jax.tree_util.tree_leaves_with_path(marked):
+        keys = {getattr(k, "key", None) for k in path}
+        assert (np.asarray(x, float) != 0).all() == bool(keys & set(tree())), path
+
+
+def test_a_state_that_is_none_is_refused_by_name():
+    tx, p = fx.adam(0.1), tree()
+    s = tx.init(p)
+    for count in (jnp.float32(0), jnp.zeros(2, jnp.int32), None, "0"):
+        with pytest.raises((TypeError, ValueError), match="count must be a whole number"):
+            tx.step(p, s | {"count": count}, p)
+    other = s["scale_by_moments"]._replace(mu=jax.tree.map(lambda x: x.astype(jnp.int32), p))
+    with pytest.raises(TypeError, match=r"scale_by_moments.*mu.*int32"):
+        tx.step(p, s | {"scale_by_moments": other}, p)
