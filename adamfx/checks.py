@@ -55,7 +55,7 @@ def floating(block: str, name: str, dtype: Any) -> None:
 def steps(block: str, name: str, x: Any, low: int = 0) -> int:
     """`x` as an int; raises ValueError unless it is a whole number >= low, such as 1000 or 1e3."""
     whole = isinstance(x, (int, np.integer)) or (isinstance(x, float) and x.is_integer())
-    if not (whole and x >= low):
+    if isinstance(x, bool) or not (whole and x >= low):
         raise ValueError(f"{block}: {name} must be a whole number >= {low}, got {x!r}")
     return int(x)
 

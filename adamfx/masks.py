@@ -45,7 +45,7 @@ predicate = constructor(Predicate)
 @predicate
 def ndim_at_least(ndim: int):
     """Leaves of at least `ndim` dimensions: ndim_at_least(2) leaves out biases and norms."""
-    checks.steps("ndim_at_least", "ndim", ndim)
+    ndim = checks.steps("ndim_at_least", "ndim", ndim)
     return lambda path, x: jnp.ndim(x) >= ndim
 
 

@@ -45,8 +45,21 @@ Decay = Exact | ScheduleFunction  # a decay: a number in [0, 1), or a schedule o
 
 
 def value_at(x: Any, count: Array) -> Array:
-    """`x` itself, or its value at `count` if it is a schedule (any function of the count)."""
-    return x(count) if callable(x) else x
+    """`x` itself, or its value at `count` if it is a schedule (any function of the count).
+
+    Raises TypeError for a schedule that returns anything but one real number for a count.
+    """
+    if not callable(x):
+        return x
+    found = x(count)
+    is_number = isinstance(found, (int, float)) or hasattr(found, "dtype")
+    real = is_number and not jnp.iscomplexobj(found)
+    if not real or jnp.shape(found) not in ((), jnp.shape(count)):
+        name = getattr(x, "__name__", None) or repr(x)
+        raise TypeError(
+            f"the schedule {name} returned {found!r}; it must return one real number for a count of steps"
+        )
+    return found
 
 
 def _fraction(count: Array, steps: int) -> Array:
@@ -72,8 +85,8 @@ def polynomial_schedule(
 
     init throughout if transition_steps is 0.
     """
-    checks.steps("polynomial_schedule", "transition_steps", transition_steps)
-    checks.steps("polynomial_schedule", "transition_begin", transition_begin)
+    transition_steps = checks.steps("polynomial_schedule", "transition_steps", transition_steps)
+    transition_begin = checks.steps("polynomial_schedule", "transition_begin", transition_begin)
 
     def at(count):
         done = jnp.clip(count - transition_begin, 0, transition_steps)
@@ -107,8 +120,8 @@ def exponential_decay(
     With `staircase` the exponent is rounded down. `end_value` bounds the value: from below for a
     decay_rate below 1, else from above; with a traced decay_rate, from below.
     """
-    checks.steps("exponential_decay", "transition_steps", transition_steps, 1)
-    checks.steps("exponential_decay", "transition_begin", transition_begin)
+    transition_steps = checks.steps("exponential_decay", "transition_steps", transition_steps, 1)
+    transition_begin = checks.steps("exponential_decay", "transition_begin", transition_begin)
     checks.number("exponential_decay", "decay_rate", decay_rate, low=0)
 
     def at(count):
@@ -145,7 +158,7 @@ def cosine_decay_schedule(
 
     `alpha` is the fraction of init that remains. Loshchilov & Hutter 2017, SGDR, eq. 5.
     """
-    checks.steps("cosine_decay_schedule", "decay_steps", decay_steps, 1)
+    decay_steps = checks.steps("cosine_decay_schedule", "decay_steps", decay_steps, 1)
 
     def at(count):
         wave = 0.5 * (1 + jnp.cos(jnp.pi * _fraction(count, decay_steps)))
@@ -180,10 +193,10 @@ def piecewise_constant_schedule(
     init_value: Dynamic, boundaries_and_scales: dict[int, float] | None = None
 ):
     """init times the scales of all boundaries reached (count >= boundary)."""
-    scales = boundaries_and_scales or {}
-    for boundary, factor in scales.items():
-        checks.steps("piecewise_constant_schedule", "each boundary", boundary)
+    scales = {}
+    for boundary, factor in (boundaries_and_scales or {}).items():
         checks.number("piecewise_constant_schedule", "each scale", factor, low=0)
+        scales[checks.steps("piecewise_constant_schedule", "each boundary", boundary)] = factor
 
     def at(count):
         x = init_value + jnp.zeros(jnp.shape(count))
@@ -200,7 +213,7 @@ def warmup_schedule(init_value: Dynamic, warmup_steps: int, following: Any):
 
     `following` is a schedule, or a number for a constant; it counts from the end of the warm-up.
     """
-    checks.steps("warmup_schedule", "warmup_steps", warmup_steps)
+    warmup_steps = checks.steps("warmup_schedule", "warmup_steps", warmup_steps)
 
     def at(count):
         s = _fraction(count, warmup_steps)
@@ -227,7 +240,9 @@ def warmup_cosine_decay_schedule(
     exponent: Exact = 1.0,
 ):
     """From init to peak in warmup_steps, then a cosine to end; decay_steps counts the warm-up in."""
-    checks.steps("warmup_cosine_decay_schedule", "decay_steps", decay_steps, warmup_steps + 1)
+    decay_steps = checks.steps(
+        "warmup_cosine_decay_schedule", "decay_steps", decay_steps, warmup_steps + 1
+    )
     remains = safe_divide(jnp.asarray(end_value, float), peak_value)
     cosine = cosine_decay_schedule(peak_value, decay_steps - warmup_steps, remains, exponent)
     return warmup_schedule(init_value, warmup_steps, cosine).meaning
@@ -296,7 +311,7 @@ def cosine_onecycle_schedule(
 
 
 def _turns(name: str, transition_steps: int, *fractions: float) -> tuple[int, ...]:
-    checks.steps(name, "transition_steps", transition_steps, 1)
+    transition_steps = checks.steps(name, "transition_steps", transition_steps, 1)
     turns = (*(int(fraction * transition_steps) for fraction in fractions), transition_steps)
     for low, high in itertools.pairwise((0, *turns)):
         if low >= high:

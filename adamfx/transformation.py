@@ -114,8 +114,9 @@ class GradientTransformation(Value):
 
         The extra arguments of `step` reach the blocks inside.
         """
-        out, state = sentence.run(self.blocks, leaves.replace(applies=False), state, step.extra)
-        return out.replace(applies=leaves.applies), state
+        table = leaves.replace(applies=False, final=False)
+        out, state = sentence.run(self.blocks, table, state, step.extra)
+        return out.replace(applies=leaves.applies, final=leaves.final), state
 
     def run_if(
         self,
@@ -260,6 +261,12 @@ def block(function: Callable[P, Any]) -> Callable[P, GradientTransformation]:
     A parameter called `name` chooses the block's key in the state.
     """
 
+    if not inspect.isfunction(function):
+        raise TypeError(
+            f"block: it decorates a function, whose name and signature make the constructor, got "
+            f"{function!r}; write def name(...): return leafwise(...)"
+        )
+
     @functools.wraps(function)
     def body(*args: P.args, **kwargs: P.kwargs) -> Any:
         meaning = function(*args, **kwargs)
@@ -399,7 +406,11 @@ def pair(init: Callable, update: Callable, foreign: bool = False) -> Treewise:
 
     def run(leaves: Leaves, state: Any, step: Step) -> tuple[Leaves, Any]:
         tree, params = trees_of(leaves)
-        extra = {n: x for n, x in step.extra.items() if takes_all or n in known}
+        # optax's line searches refuse what their value_fn does not take, and grad_fn is a name of ours.
+        unknown = {"grad_fn"} if foreign else set()
+        extra = {
+            n: x for n, x in step.extra.items() if n in known or (takes_all and n not in unknown)
+        }
         out = update(tree, state, params, **extra)
         if type(out) is not tuple or len(out) != 2:
             raise TypeError(f"{step.key}: its update must return (updates, state), got {out!r}")
@@ -469,6 +480,16 @@ def foreign(transformation: Any):
     if inspect.isfunction(tx):
         name = tx.__name__
         raise TypeError(f"{name} is a function, not yet a transformation; call it: {name}(...)")
+    if isinstance(tx, Value):
+        words = {
+            "Estimator": f"scale_by_moments({tx!r}, None)",
+            "Schedule": f"scale_by_lr({tx!r})",
+            "Predicate": f"masked(transformation, {tx!r})",
+        }
+        raise TypeError(
+            f"{tx!r} is an adamfx {type(tx).__name__}, not a transformation (in optax it may be one); "
+            f"write {words.get(type(tx).__name__, 'it as an argument of a block')}"
+        )
     if isinstance(tx, list):
         raise TypeError(
             "a list is not a gradient transformation; write chain(a, b), or chain(*blocks)"

@@ -8,8 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from adamfx.engine import trees
+
+
+def count_up(n: jax.Array, by: Any = True) -> jax.Array:
+    """n + 1, or n where `by` is false. It stops one before the end, so that n + 1 never wraps either."""
+    return n + (jnp.asarray(by) & (n < np.int32(2**31 - 2))).astype(jnp.int32)
 
 
 def only_if(predicate: jax.Array, function: Callable, operands: Any, *read: Any) -> Any:

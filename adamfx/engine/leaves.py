@@ -88,11 +88,12 @@ class Leaves:
     gradients  the gradient, as the estimators saw it
     params     the parameters before the step; None where the caller passed none
     dtypes     what each leaf will be rounded to at the end
+    final      whether what a run returns is what the caller gets, so that it may round
     applies    whether the caller takes new parameters, so that a run may end with `moved`
     moved      the new parameters, where a run has ended by itself; see `ended`
     """
 
-    __slots__ = ("applies", "dtypes", "gradients", "layout", "moved", "params", "updates")
+    __slots__ = ("applies", "dtypes", "final", "gradients", "layout", "moved", "params", "updates")
 
     def __init__(
         self,
@@ -106,6 +107,7 @@ class Leaves:
         self.layout, self.updates, self.gradients = layout, updates, gradients
         self.params, self.dtypes, self.applies = params, dtypes, applies
         self.moved: list | None = None
+        self.final = True
 
     def __len__(self) -> int:
         return len(self.dtypes)

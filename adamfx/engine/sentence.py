@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx.engine import trees
+from adamfx.engine.control import count_up
 from adamfx.engine.each import each
 from adamfx.engine.leaves import Leaves
 from adamfx.engine.memory import remember
@@ -45,7 +46,8 @@ def start(blocks: Blocks, leaves: Leaves) -> State:
         if not block.is_leafwise:
             made = _carried_at_the_start(block, leaves)
             if block.spec.bare:
-                block.given = made
+                seen = list(leaves.params or [])
+                block.given = jax.tree.map(lambda x, s=seen: _apart(x, s), made)
             else:
                 block.carried = made
         own = block.save(leaves)
@@ -112,7 +114,7 @@ def run(
     for block in ready:
         block.load(state.get(block.key), leaves)
     dead = [any(rows) for rows in zip(*(block.dead(leaves) for block in ready), strict=True)]
-    whole, wanted = leaves, leaves.applies
+    whole, wanted, final = leaves, leaves.applies, leaves.final
     if any(dead):  # frozen when the state was made, so frozen now
         alive = [not d for d in dead]
         leaves = leaves.only(alive)
@@ -127,17 +129,16 @@ def run(
         if blocks_together[0].is_leafwise:
             leaves, rates = run_stretch(blocks_together, leaves, state["count"], rates, extra)
         else:
-            leaves = leaves.replace(applies=wanted and i == len(groups) - 1)
+            last = i == len(groups) - 1
+            leaves = leaves.replace(applies=wanted and last, final=final and last)
             leaves = _run_treewise(blocks_together[0], leaves, state["count"], extra)
             rates = (None, None)
     new = {block.key: block.save(leaves) for block in ready if block.key in state}
-    # It stops one before the end, so that count + 1, the t of the papers, never wraps.
-    count = jnp.minimum(state["count"], np.int32(2**31 - 3)) + np.int32(1)
-    leaves = leaves.replace(gradients=seen, applies=whole.applies)
+    leaves = leaves.replace(gradients=seen, applies=whole.applies, final=final)
     if any(dead):
         still = [jnp.zeros_like(u) if d else u for u, d in zip(whole.updates, dead, strict=True)]
         leaves = whole.replace(updates=still).put(leaves)
-    return leaves, {**state, **new, "count": count}
+    return leaves, {**state, **new, "count": count_up(state["count"])}
 
 
 def _check_state(where: str, blocks: list[Working], given: Any) -> None:

@@ -35,6 +35,7 @@ COUNTERPARTS = {
     "scale_by_schedule": "scale(schedule) or scale_by_lr(schedule)",
     "scale_by_learning_rate": "scale_by_lr(learning_rate)",
     "scale_by_lion": "chain(scale_by_moments(b2, None, lag='first'), nesterov(b1), sign())",
+    "apply_if_finite": "skip_nonfinite(transformation), which never applies a NaN,",
     "zero_nans": "skip_nonfinite(transformation)",
     "tree_utils": "jax.tree",
     "adaptive_grad_clip": "chain(optax.adaptive_grad_clip(...), ...)",

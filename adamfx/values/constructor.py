@@ -73,30 +73,34 @@ class Constructor:
             raise TypeError(f"{self.name}: {error}; the signature is {self.usage()}") from None
         bound.apply_defaults()
         leaves: list = []
-        arguments = []
+        parts, arguments = [], {}
         for name, x in bound.arguments.items():
+            begin = len(leaves)
             try:
-                arguments.append((name, self._template(name, x, leaves)))
+                x = self._inner(name, x) if name in self.inner else x
+                parts.append((name, self._template(name, x, leaves)))
             except TypeError as error:
                 raise TypeError(f"{self.name}: {name}: {error}") from None
-        value = Form(self, tuple(arguments)).build(leaves)
-        meaning = value.meaning  # runs the body, and with it the checks of its arguments
-        return meaning if isinstance(meaning, Value) else value
+            arguments[name] = _keeping(x, parts[-1][1].fill(iter(leaves[begin:])))
+        value = Form(self, tuple(parts)).build(leaves)
+        meaning = self.run(arguments)  # with it the body checks its arguments
+        if isinstance(meaning, Value):
+            return meaning
+        value._meaning = meaning
+        return value
 
     def _template(self, name: str, x: Any, leaves: list) -> Any:
         parameter, declared = self.signature.parameters[name], self.hyper[name]
         many = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if name in self.inner:
-            x = self._inner(x, many)
-            declared = None
-        if many and declared:
+        if many and declared and name not in self.inner:
             items = x.values() if isinstance(x, dict) else x
             names = tuple(x) if isinstance(x, dict) else tuple(range(len(x)))
             return Container(type(x), names, tuple(_template(y, declared, leaves) for y in items))
-        return _template(x, declared, leaves)
+        return _template(x, None if name in self.inner else declared, leaves)
 
-    def _inner(self, x: Any, many: bool) -> Any:
+    def _inner(self, name: str, x: Any) -> Any:
         """The transformation of this library that a given one is, or those in a dict of groups."""
+        many = self.signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
         if isinstance(x, dict):
             return {label: self.kind.as_inner(tx) for label, tx in x.items()}
         if many:
@@ -124,6 +128,17 @@ class Constructor:
     def usage(self) -> str:
         bare = [p.replace(annotation=p.empty) for p in self.signature.parameters.values()]
         return f"{self.name}{inspect.Signature(bare)}"
+
+
+def _keeping(given: Any, filled: Any) -> Any:
+    """`filled`, with the very values that were given, whose meaning is known already."""
+    if isinstance(given, Value):
+        return given
+    if type(given) is dict and type(filled) is dict:
+        return {k: _keeping(given[k], x) for k, x in filled.items()}
+    if type(given) in (list, tuple) and type(filled) is type(given):
+        return type(given)(_keeping(a, b) for a, b in zip(given, filled, strict=True))
+    return filled
 
 
 def _find_constructor(module: str, qualname: str) -> Constructor:
@@ -178,9 +193,8 @@ def _template(x: Any, declared: str | None, leaves: list) -> Any:
             x = complex(x) if np.iscomplexobj(x) else float(x)  # type: ignore
             if declared is EXACT:
                 return Static(x)
-        elif isinstance(x, (np.ndarray, jax.Array)):
-            is_number = jnp.issubdtype(x.dtype, jnp.inexact) or is_key(x)
-            x = x if is_number else jnp.asarray(x, float)
+        elif isinstance(x, (np.ndarray, jax.Array)) and not (is_key(x) or x.dtype == bool):
+            x = x if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.asarray(x, float)
         elif x is None or callable(x):
             return Static(x)
         else:

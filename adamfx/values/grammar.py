@@ -244,6 +244,9 @@ def _key(x: Any) -> Any:
         return ("array", x.shape, str(x.dtype), np.asarray(x).tobytes())
     if isinstance(x, (dict, list, tuple)) and not hasattr(x, "_fields"):
         leaves, structure = jax.tree.flatten(x, is_leaf=lambda y: y is None)
+        if len(leaves) == 1 and leaves[0] is x:  # a mapping or list that JAX does not know
+            pairs = x.items() if isinstance(x, dict) else enumerate(x)
+            return (type(x), tuple((k, _key(y)) for k, y in pairs))
         return ("tree", structure, tuple(_key(y) for y in leaves))
     try:
         hash(x)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.engine import trees
+from adamfx.engine.control import count_up
 from adamfx.engine.placement import wide_zeros
 from adamfx.schedules import value_at
 from adamfx.transformation import block, treewise
@@ -37,7 +38,7 @@ def accumulate(transformation: Inner, every: Any):
     losses, where something inside reads `value`.
     """
     if not callable(every) and not isinstance(every, jax.Array):
-        checks.steps("accumulate", "every", every, 1)
+        every = checks.steps("accumulate", "every", every, 1)
     tx = transformation
     reads_value = tx._reads("value")
 
@@ -62,7 +63,7 @@ def accumulate(transformation: Inner, every: Any):
         def mean(leaves, total, n):
             return leaves.replace(updates=leaves.each(lambda x: x / n.astype(x.dtype), total))
 
-        new = {"mini_step": jnp.where(full, 0, memory.mini_step + ok.astype(jnp.int32))}
+        new = {"mini_step": jnp.where(full, 0, count_up(memory.mini_step, ok))}
         if reads_value:
             new["acc_value"] = memory.acc_value
         if reads_value and step.extra.get("value") is not None:
@@ -73,7 +74,7 @@ def accumulate(transformation: Inner, every: Any):
         total = leaves.each(add, memory.acc_grads, leaves.updates)
         out, inner = tx.run_if(full, leaves, memory.inner, step, mean, total, n)
         new |= {"inner": inner, "acc_grads": total}
-        return out, new | {"dropped": memory.dropped + (~ok).astype(jnp.int32)}
+        return out, new | {"dropped": count_up(memory.dropped, ~ok)}
 
     def rest(memory, total):
         return jnp.where(memory.mini_step == 0, 0, total)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.engine import trees
-from adamfx.engine.control import only_if
+from adamfx.engine.control import count_up, only_if
 from adamfx.engine.placement import wide_copy
 from adamfx.transformation import block, treewise
 from adamfx.values.constructor import Dynamic, Inner
@@ -63,7 +63,7 @@ def lookahead(
 
         if reset_state:
             inner = only_if(sync, anew, inner, tx, slow)
-        steps = jnp.where(sync, 0, memory.steps_since_sync + 1)
+        steps = jnp.where(sync, 0, count_up(memory.steps_since_sync))
         return leaves, {"inner": inner, "slow": slow, "steps_since_sync": steps}
 
     def evaluate_at(leaves, memory, step):

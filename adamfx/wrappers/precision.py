@@ -128,7 +128,9 @@ def master_weights(transformation: Inner):
         full = new.ended()
         copies = [None if m is None else q for m, q in zip(copies, full, strict=True)]
         master = leaves.layout.tree(copies, memory.master)
-        out = leaves.replace(updates=leaves.each(_rounded, copies, new.updates, leaves.params))
+        # A wrapper around this one sees the unrounded update.
+        move = _rounded if leaves.final else _unrounded
+        out = leaves.replace(updates=leaves.each(move, copies, new.updates, leaves.params))
         if leaves.applies:
             moved = [q.astype(to) for q, to in zip(full, leaves.dtypes, strict=True)]
             out = leaves.replace(moved=moved)
@@ -146,3 +148,7 @@ def master_weights(transformation: Inner):
 def _rounded(m: jax.Array | None, u: jax.Array, p: jax.Array) -> jax.Array:
     """The update that takes p to m, rounded as p is; u where there is no copy."""
     return u if m is None else trees.round_to(m, p.dtype) - p.astype(m.dtype)
+
+
+def _unrounded(m: jax.Array | None, u: jax.Array, p: jax.Array) -> jax.Array:
+    return u if m is None else m - p.astype(m.dtype)

@@ -9,6 +9,7 @@ import numpy as np
 
 from adamfx import checks
 from adamfx.engine import trees
+from adamfx.engine.control import count_up
 from adamfx.engine.memory import memories
 from adamfx.transformation import block, treewise
 from adamfx.values.constructor import Inner
@@ -41,11 +42,11 @@ def skip_nonfinite(transformation: Inner, max_consecutive_errors: int = 10):
     def run(leaves, memory, step):
         ok = trees.finite(leaves.updates)
         out, inner = tx.run_if(ok, leaves, memory.inner, step)
-        count = jnp.where(ok, 0, memory.notfinite_count + 1)
+        count = jnp.where(ok, 0, count_up(memory.notfinite_count))
         return out, {
             "inner": inner,
             "notfinite_count": count,
-            "total_notfinite": memory.total_notfinite + (~ok).astype(jnp.int32),
+            "total_notfinite": count_up(memory.total_notfinite, ~ok),
             "last_finite": ok,
             "too_many": count > allowed,
         }
