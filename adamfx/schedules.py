@@ -51,7 +51,7 @@ def value_at(x: Any, count: Array) -> Array:
     """
     if not callable(x):
         return x
-    found = x(count)
+    found: Any = x(count)
     is_number = isinstance(found, (int, float)) or hasattr(found, "dtype")
     real = is_number and not jnp.iscomplexobj(found)
     if not real or jnp.shape(found) not in ((), jnp.shape(count)):

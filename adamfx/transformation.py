@@ -148,10 +148,13 @@ class GradientTransformation(Value):
             if applies:
                 return table.ended(), inner
             pairs = zip(table.updates, leaves.wide(), strict=True)
-            return [u.astype(wide) for u, wide in pairs], inner
+            return [u if u.dtype == d else u.astype(d) for u, d in pairs], inner
 
-        zeros = [jnp.zeros(u.shape, d) for u, d in zip(leaves.updates, leaves.wide(), strict=True)]
-        out, params = (leaves.params, None) if applies else (zeros, leaves.params)
+        out, params = leaves.params, None
+        if not applies:
+            like = [(u.shape, d) for u, d in zip(leaves.updates, leaves.wide(), strict=True)]
+            zeros = {kind: jnp.zeros(*kind) for kind in dict.fromkeys(like)}
+            out, params = [zeros[kind] for kind in like], leaves.params
         updates = None if read else leaves.updates
         args = (updates or [None] * len(leaves), params, read, self, arrays)
         out, state = only_if(predicate, turn, (out, state), *args)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx.engine import trees
+from adamfx.engine.each import each
 
 
 def count_up(n: jax.Array, by: Any = True) -> jax.Array:
@@ -34,7 +35,12 @@ def _only_if(function: Callable, predicate: jax.Array, operands: Any, read: Any)
     def turn(carry):
         go, x = carry
         # Seemingly changing from turn to turn, else the compiler works on it outside the loop.
-        here = jax.tree.map(lambda y: jnp.where(go, y, 0) if trees.is_trained(y) else y, read)
+        leaves, structure = jax.tree.flatten(read)
+        trained = [j for j, y in enumerate(leaves) if trees.is_trained(y)]
+        seeming = each(lambda y: jnp.where(go, y, 0), [jnp.asarray(leaves[j]) for j in trained])
+        for j, y in zip(trained, seeming, strict=True):
+            leaves[j] = y
+        here = structure.unflatten(leaves)
         return jnp.zeros_like(go), function(x, *here)
 
     return jax.lax.while_loop(lambda carry: carry[0], turn, (predicate, operands))[1]

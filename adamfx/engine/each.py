@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 
 def each(function: Callable, *columns: list) -> list:
@@ -18,7 +19,7 @@ def each(function: Callable, *columns: list) -> list:
     """
     rows = list(zip(*columns, strict=True))
     flat = [jax.tree.flatten(row) for row in rows]
-    if not any(isinstance(x, jax.core.Tracer) for leaves, _ in flat for x in leaves):
+    if not any(isinstance(x, Tracer) for leaves, _ in flat for x in leaves):
         return [function(*row) for row in rows]
     kinds: dict[Any, list[int]] = {}
     for j, (leaves, structure) in enumerate(flat):

@@ -181,7 +181,7 @@ class Leaves:
         """A tree of updates, each in the dtype of its leaf; zeros for frozen leaves."""
         out = [_frozen(g, p) for g, p in zip(self.layout.grads, self.layout.params, strict=True)]
         for j, u, to in zip(self.layout.rows, self.updates, self.dtypes, strict=True):
-            out[j] = u.astype(to)
+            out[j] = u if u.dtype == to else u.astype(to)
         return self.layout.structure.unflatten(out)
 
     def applied(self) -> Tree:

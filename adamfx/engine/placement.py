@@ -16,7 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from adamfx.engine import trees
 
-Axes = Sequence[int | None]
+Axes = Sequence[Any]  # of int or None
 _reshard: Any = getattr(jax, "reshard", None) or jax.sharding.reshard  # type: ignore[attr-defined]
 
 
@@ -54,7 +54,7 @@ def follow(p: jax.Array, x: Any, axes: Axes | None = None) -> jax.Array:
     """
     x = _strong(x)
     if axes is None:
-        axes = tuple(range(p.ndim)) if x.shape == p.shape else (None,) * x.ndim
+        axes = list(range(p.ndim)) if x.shape == p.shape else [None] * x.ndim
     for i, a in enumerate(axes):
         if a is not None and x.shape[i] != p.shape[a]:
             raise ValueError(

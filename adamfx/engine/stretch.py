@@ -27,15 +27,16 @@ def stretches(blocks: Sequence[Working]) -> list[list[Working]]:
     for block in blocks:
         alone = not block.is_leafwise or block.spec.looks_around
         alone = alone or (single_pass.is_on() and not block.spec.elementwise)
-        before = found[-1][-1] if found else None
         # A block that looks around may lead those behind it; its own leaf function is as any other.
-        ends = before is None or not before.is_leafwise
-        ends = ends or (single_pass.is_on() and not before.spec.elementwise)
-        if alone or ends:
+        if alone or not found or not _may_go_on(found[-1][-1]):
             found.append([block])
         else:
             found[-1].append(block)
     return found
+
+
+def _may_go_on(block: Working) -> bool:
+    return block.is_leafwise and (block.spec.elementwise or not single_pass.is_on())
 
 
 def run_stretch(

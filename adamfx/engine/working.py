@@ -14,7 +14,7 @@ from adamfx.engine import trees
 from adamfx.engine.leaves import Leaves
 from adamfx.engine.memory import remember
 from adamfx.engine.placement import Along
-from adamfx.engine.words import Leafwise, Treewise
+from adamfx.engine.words import Leafwise
 from adamfx.values.value import Value
 
 Array = Any
@@ -34,7 +34,7 @@ class Working:
                 )
         self.name, self.dtype = self.form.constructor.name, dtype
         self.specs: dict[Any, Any] = {}
-        self.spec: Leafwise | Treewise = self.spec_for(dtype)
+        self.spec: Any = self.spec_for(dtype)  # Leafwise or Treewise
         self.is_leafwise = isinstance(self.spec, Leafwise)
         self.starts = self._scalars_at_the_start()
         self.columns: dict[str, list] = {}

@@ -173,7 +173,7 @@ class Form:
             label = name
             if inner and isinstance(part, Container):
                 label = ""
-            elif inner and lone:
+            elif inner and lone and isinstance(part, Form):
                 label = keys([part])[0] if part.wraps else ""
             yield name, part, label, inner
 
