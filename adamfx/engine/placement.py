@@ -54,7 +54,7 @@ def follow(p: jax.Array, x: Any, axes: Axes | None = None) -> jax.Array:
     """
     x = _strong(x)
     if axes is None:
-        axes = list(range(p.ndim)) if x.shape == p.shape else [None] * x.ndim
+        return follow(p, x, list(range(p.ndim)) if x.shape == p.shape else [None] * x.ndim)
     for i, a in enumerate(axes):
         if a is not None and x.shape[i] != p.shape[a]:
             raise ValueError(
