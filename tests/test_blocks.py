@@ -297,7 +297,7 @@ def test_low_precision_moments_on_request():
 
 
 def test_bf16_second_moment_follows_falling_gradients():
-    """user-problems row 3: float32 state by default."""
+    """What users run into, row 3: float32 state by default."""
     p = jnp.ones(4, jnp.bfloat16)
     tx = fx.adam(1e-3)
     s = tx.init(p)
@@ -308,7 +308,7 @@ def test_bf16_second_moment_follows_falling_gradients():
 
 
 def test_hyperparameters_are_never_rounded_below_float32():
-    """user-problems row 2: bf16 parameters, array hyperparameters; b2 must not become 1."""
+    """What users run into, row 2: bf16 parameters, array hyperparameters; b2 must not become 1."""
     p = jnp.ones(4, jnp.bfloat16)
     tx = fx.live(fx.adamw(1e-3, b1=jnp.float32(0.9), b2=jnp.float32(0.999)))
     s = tx.init(p)

@@ -1,4 +1,4 @@
-"""The laws of DESIGN 1 and 4, each over the whole table."""
+"""The laws of docs/architecture.md, each over the whole table."""
 
 import contextlib
 import copy

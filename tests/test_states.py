@@ -85,3 +85,10 @@ def test_a_state_that_is_none_is_refused_by_name():
     other = s["scale_by_moments"]._replace(mu=jax.tree.map(lambda x: x.astype(jnp.int32), p))
     with pytest.raises(TypeError, match=r"scale_by_moments.*mu.*int32"):
         tx.step(p, s | {"scale_by_moments": other}, p)
+
+
+def test_names_end_at_a_dot():
+    tx = fx.chain(fx.named("slow_rate", fx.scale_by_moments(0.9, None)), fx.sgd(0.1))
+    assert tx.replace(learning_rate=0.2).hyperparams["scale_by_lr.learning_rate"] == 0.2
+    with pytest.raises(KeyError, match="'rate' is not a hyperparameter"):
+        tx.replace(rate=0.2)

@@ -369,8 +369,8 @@ def test_ctrl_c_at_300_random_moments():
         stops.append(n)
         if i % 50 == 0:
             equal(r[:2], fit(loss, tx, PARAMS, endless(), steps=n)[:2])
-    assert len(stops) == 300
     assert len(set(stops)) > 10
+    assert min(stops) < 40
 
 
 def test_the_second_ctrl_c_leaves_a_batch_that_hangs():

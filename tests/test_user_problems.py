@@ -1,6 +1,6 @@
 """What users of JAX optimizers run into: one test, at least, for each row of the list of problems.
 
-The number in a test's name is the row of shared/reference/user-problems.md.
+The number in a test's name is the row of that list: 25 measured complaints about today's libraries.
 """
 
 import functools

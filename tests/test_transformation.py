@@ -1,4 +1,4 @@
-"""What the architecture page promises: a wrapper and a matrix block, written from the documentation alone."""
+"""What the architecture page promises: wrappers and blocks written from the documentation alone."""
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +89,23 @@ def dog(reps: fx.Exact = 1e-6):
     )
 
 
+OWN = {
+    "ema_nesterov": ema_nesterov(fx.adamw(0.01)),
+    "ema_nesterov of a chain": fx.chain(ema_nesterov(fx.adam(0.01)), fx.clip(1.0)),
+    "shampoo": fx.chain(shampoo(), fx.sgd(0.1)),
+    "dog": dog(),
+    "nested": fx.accumulate(ema_nesterov(fx.skip_nonfinite(fx.chain(shampoo(), fx.sgd(0.1)))), 2),
+    "lookahead around": fx.lookahead(ema_nesterov(fx.sgd(0.1)), 2, 0.5),
+}
+
+
+every = pytest.mark.parametrize("tx", OWN.values(), ids=OWN)
+
+
+def close(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b)
+
+
 @fx.block
 def polyak(bound: fx.Dynamic = 1.0):
     """u <- -min(bound, loss / |g|^2) g: a step that reads the loss. Loizou et al. 2021."""
@@ -112,21 +129,6 @@ def layer_rates():
         return {k: 0.1 * (i + 1) for i, k in enumerate(names)}
 
     return fx.leafwise(lambda u, here: -here.own * u, each=rates)
-
-
-OWN = {
-    "ema_nesterov": ema_nesterov(fx.adamw(0.01)),
-    "ema_nesterov of a chain": fx.chain(ema_nesterov(fx.adam(0.01)), fx.clip(1.0)),
-    "shampoo": fx.chain(shampoo(), fx.sgd(0.1)),
-    "dog": dog(),
-    "nested": fx.accumulate(ema_nesterov(fx.skip_nonfinite(fx.chain(shampoo(), fx.sgd(0.1)))), 2),
-    "lookahead around": fx.lookahead(ema_nesterov(fx.sgd(0.1)), 2, 0.5),
-}
-every = pytest.mark.parametrize("tx", OWN.values(), ids=OWN)
-
-
-def close(a, b):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b)
 
 
 @every
@@ -210,7 +212,7 @@ def test_parameters_with_reduced_axes():
 
         @jax.jit
         def init(p):
-            return fx.adam(0.1).init(jax.reshard(p, spec))
+            return fx.adam(0.1).init(jax.sharding.reshard(p, spec))
 
         assert init(p)["scale_by_moments"].mu.shape == (4,)
 
