@@ -50,7 +50,32 @@ def optimizer(case: Case) -> tuple[Any, Callable]:
     if case.optimizer == CLIPPED:
         rate = make.warmup_cosine_decay_schedule(**SCHEDULE)
         return make.chain(make.clip_by_global_norm(1.0), make.adamw(rate)), make.apply_updates
+    if case.optimizer in WRAPPED:
+        return WRAPPED[case.optimizer](make, case.library == "adamfx"), make.apply_updates
     return getattr(make, case.optimizer)(1e-3), make.apply_updates
+
+
+def _accumulate(lib: Any, ours: bool, tx: Any) -> Any:
+    return lib.accumulate(tx, 8) if ours else lib.MultiSteps(tx, 8).gradient_transformation()
+
+
+def _skip(lib: Any, ours: bool) -> Any:
+    clipped = lib.chain(lib.clip_by_global_norm(1.0), lib.adamw(1e-3))
+    inside = _accumulate(lib, ours, clipped)
+    return lib.skip_nonfinite(inside) if ours else lib.apply_if_finite(inside, 5)
+
+
+def _partition(lib: Any, ours: bool) -> Any:
+    groups = {f"g{i}": lib.adam(1e-3 * (i + 1)) for i in range(6)}
+    make = lib.partition if ours else lib.multi_transform
+    return make(groups, lambda params: {name: f"g{int(name[1:]) % 6}" for name in params})
+
+
+WRAPPED: dict[str, Callable] = {
+    "accumulate": lambda lib, ours: _accumulate(lib, ours, lib.adam(1e-3)),
+    "skip + accumulate + clip + adamw": _skip,
+    "partition of 6": _partition,
+}
 
 
 def dtypes(case: Case) -> list[str]:

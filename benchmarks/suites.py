@@ -297,6 +297,53 @@ def _equations(jaxpr: Any, seen: set) -> int:
     return count
 
 
+def tracing(plan: Plan) -> Iterator[Row]:
+    """Tracing 1,000 leaves of 10 and compiling 100, of sentences and wrappers; the first use of one leaf."""
+    bars = {  # trace, compile
+        "adam": (0.15, None),
+        "lamb": (0.09, 1.0),
+        CLIPPED: (0.18, 1.0),
+        "accumulate": (0.22, 1.0),
+        "skip + accumulate + clip + adamw": (0.22, 1.0),
+        "partition of 6": (0.17, 1.0),
+    }
+    with Worker() as worker:
+        for name, of in bars.items():
+            for part, leaves, bar in zip(
+                ("trace", "compile"), plan((1000, 100), (7, 7)), of, strict=True
+            ):
+                case = Case("adamfx", name, leaves, 10)
+                r = _apart(worker, _compile, case, part, plan(4, 2))
+                what = f"{part}, {name}, {case.tree}"
+                yield Row("tracing", what, *_unbarred(r), bar=bar, met=bar and r.middle <= bar)
+        case = Case("adamfx", "adam", 1, 10)
+        r = _apart(worker, _first_use, case, "init and trace", plan(6, 2))
+        what = f"init and first trace, adam, {case.tree}"
+        yield Row("tracing", what, *_unbarred(r), bar=1.2, met=r.middle <= 1.2)
+
+
+def _apart(worker: Worker, measure: Callable, case: Case, part: str, rounds: int) -> Ratio:
+    """A part of what `measure` finds, of both libraries in turn; the first round warms up."""
+    found: dict[str, list] = {"adamfx": [], "optax": []}
+    for _ in range(rounds + 1):
+        for library, seconds in found.items():
+            seconds.append(worker.ask(measure, case._replace(library=library))[part])
+    ours, peer = (np.asarray([found[n][1:]]) for n in ("adamfx", "optax"))
+    return ratio(ours, peer)._replace(same=float(peer.max() / peer.min()))
+
+
+def _first_use(held: dict, case: Case) -> dict[str, float]:
+    import jax
+
+    jax.clear_caches()
+    tx, _ = contenders.optimizer(case)
+    params, grads = contenders.trees(case)
+    program = jax.jit(contenders.step(case))
+    start = time.perf_counter()
+    program.trace(params, tx.init(params), grads)
+    return {"init and trace": time.perf_counter() - start}
+
+
 # ---- memory, and compilations of a run -----------------------------------------------------------
 
 
@@ -425,6 +472,7 @@ SUITES: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "dispatch": dispatch,
     "single_pass": single_pass,
     "compiling": compiling,
+    "tracing": tracing,
     "memory": memory,
     "accumulation": accumulation,
 }

@@ -44,3 +44,7 @@ def test_every_may_be_an_array():
 def test_a_leaf_without_gradient_at_the_end_of_a_window_stays():
     tx = fx.accumulate(fx.sgd(1.0), 2)
     assert walk(tx, [G, {"w": None}, G, G]).tolist() == [0, 0, 0, -1]
+
+
+def test_every_may_be_a_whole_float():
+    assert walk(fx.accumulate(fx.sgd(1.0), 2.0), [G] * 4).tolist() == [0, -1, -1, -2]

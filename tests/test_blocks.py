@@ -368,3 +368,10 @@ def test_schedules_stand_wherever_a_number_can():
         tx.replace(**{"scale_by_lr.learning_rate": 0.1}).hyperparams["scale_by_lr.learning_rate"]
         == 0.1
     )
+
+
+def test_a_cosine_ends_at_alpha():
+    half = fx.cosine_decay_schedule(2.0, 10, alpha=0.25)
+    np.testing.assert_allclose(
+        [half(0), half(5), half(10), half(99)], [2, 1.25, 0.5, 0.5], rtol=1e-6
+    )

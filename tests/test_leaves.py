@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import adamfx as fx
+from adamfx.engine import trees
 
 ONE = jnp.ones(1)
 
@@ -25,3 +26,9 @@ def test_update_and_step_compute_in_one_dtype(x64):
     u, _ = tx.update(g, tx.init(p), p)
     q, _ = tx.step(g, tx.init(p), p)
     np.testing.assert_allclose(p + u, q, rtol=1e-15)
+
+
+def test_which_leaves_are_trained():
+    assert [trees.is_trained(x) for x in (jnp.ones(2), 1.0, 1j, jnp.arange(2), True, None)] == [
+        *(True, True, True, False, False, False)
+    ]

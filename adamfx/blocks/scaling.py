@@ -38,7 +38,8 @@ def scale_by_lr(learning_rate: Rate, *, flip_sign: bool = True):
     checks.number("scale_by_lr", "learning_rate", learning_rate, low=0)
 
     def init_shared():
-        return {"learning_rate": value_at(learning_rate, jnp.zeros((), jnp.int32))}
+        start = jnp.zeros((), jnp.int32) if callable(learning_rate) else None
+        return {"learning_rate": value_at(learning_rate, start)}
 
     def shared(step):
         rate = value_at(learning_rate, step.count)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -77,8 +78,8 @@ def replicate(p: jax.Array, x: Any) -> jax.Array:
 
 
 def _strong(x: Any) -> jax.Array:
-    x = jnp.asarray(x)
-    return x.astype(x.dtype)  # a strong type
+    x = jax.device_put(x) if isinstance(x, (np.ndarray, np.generic)) else jnp.asarray(x)
+    return x.astype(x.dtype) if getattr(x, "weak_type", False) else x
 
 
 def _spec(spec: Any, ndim: int, axes: Axes) -> PartitionSpec:

@@ -23,7 +23,7 @@ from adamfx.engine.memory import remember
 from adamfx.engine.placement import Along, anchor, follow, replicate
 from adamfx.engine.stretch import run_stretch, stretches
 from adamfx.engine.words import Here, Step, check_needs
-from adamfx.engine.working import ADVICE, Working, like, working
+from adamfx.engine.working import ADVICE, Working, like, scalar, working
 from adamfx.values.value import Value
 
 Array = Any
@@ -37,12 +37,15 @@ Blocks = Sequence[tuple[str, Value]]
 def start(blocks: Blocks, leaves: Leaves) -> State:
     """The state of a sentence for these parameters: {"count": 0, key: what the block remembers}."""
     first = anchor(leaves.params or [])
-    state: State = {"count": replicate(first, jnp.zeros((), jnp.int32))}
+    state: State = {"count": replicate(first, np.zeros((), np.int32))}
     ready = working(blocks, leaves)
     _remember_leaves([b for b in ready if b.spec.init], leaves)
     for block in ready:
         seen: list = []
-        block.scalars = {n: replicate(first, _apart(x, seen)) for n, x in block.starts.items()}
+        block.scalars = {
+            n: replicate(first, _apart(scalar(x, block.dtype), seen))
+            for n, x in block.starts.items()
+        }
         if not block.is_leafwise:
             made = _carried_at_the_start(block, leaves)
             if block.spec.bare:
@@ -92,7 +95,7 @@ def _remember_leaves(blocks: list[Working], leaves: Leaves) -> None:
 
 def _apart(x: Any, seen: list) -> Array:
     """`x`, a copy of its own where it was seen before: arrays of a state are donated one by one."""
-    x = jnp.asarray(x)
+    x = jnp.asarray(x) if not isinstance(x, np.ndarray) else x
     x = x.copy() if any(x is y for y in seen) else x
     seen.append(x)
     return x

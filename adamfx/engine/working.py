@@ -58,8 +58,7 @@ class Working:
             raise TypeError(
                 f"{self.key}: it has init_shared but no shared, which would compute the new scalars of a step"
             )
-        made = _check_names(self.key, "init_shared", "scalar", self.spec.init_shared())
-        return {n: scalar(x, self.dtype) for n, x in made.items()}
+        return _check_names(self.key, "init_shared", "scalar", self.spec.init_shared())
 
     # ---- init ----
 
@@ -238,8 +237,15 @@ def _check_names(key: str, function: str, what: str, made: Any) -> dict[str, Any
 
 
 def scalar(x: Any, dtype: Any) -> Array:
-    x = jnp.asarray(x)
-    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(x.dtype)
+    """A scalar of a state: floats in this dtype. Plain numbers need no program to become one."""
+    if not isinstance(x, jax.Array):
+        x = np.asarray(x)
+        kind = (
+            dtype if np.issubdtype(x.dtype, np.floating) else jax.dtypes.canonicalize_dtype(x.dtype)
+        )
+        return jax.device_put(x.astype(kind))
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    return x.astype(dtype if floating else x.dtype) if floating or x.weak_type else x
 
 
 def like(block: str, function: str, name: str, new: Any, old: Array) -> Array:

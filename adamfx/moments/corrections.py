@@ -7,6 +7,7 @@ correction is another optimizer.
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 
 from adamfx import checks
 from adamfx.engine.record import Side, quotient, safe_divide
@@ -78,7 +79,7 @@ def nesterov(decay: Decay | None = None):
         checks.decay("nesterov", decay)
 
     def init_shared():
-        return {"log_product": jnp.zeros(2)}
+        return {"log_product": np.zeros(2)}
 
     def shared(step):
         own = Recursion(lambda s, x, r: s, decay, weighs=True)
@@ -145,7 +146,7 @@ def rectify(threshold: Exact = 5.0):
     checks.number("rectify", "threshold", threshold, low=4)  # r_t is the root of rho_t - 4
 
     def init_shared():
-        return {"age": jnp.zeros(())}
+        return {"age": 0.0}
 
     def shared(step):
         b2 = _needs("rectify", step.rates[1] and Side(None, step.rates[1]), "second moment").rates

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from adamfx import checks
 from adamfx.engine.record import DENOMINATORS, Denominator, Moments, Rates, Side
@@ -144,12 +145,13 @@ def scale_by_moments(
             dtype = dtypes[n] or (real_dtype(p.dtype) if x.is_real else p.dtype)
             if jnp.iscomplexobj(p) and not x.is_real and not jnp.issubdtype(dtype, p.dtype):
                 raise ValueError(f"{name}: {n}_dtype {dtype} cannot hold the complex moment {n}")
-            return jnp.full(shape, r.initial, dtype)
+            is_zero = isinstance(r.initial, float) and r.initial == 0
+            return jnp.zeros(shape, dtype) if is_zero else jnp.full(shape, r.initial, dtype)
 
         return {n: start(n, r) for n, r in sides.items()}
 
     def init_shared():
-        return {f"{n}_log_product": jnp.zeros(2) for n, r in sides.items() if r.weighs}
+        return {f"{n}_log_product": np.zeros(2) for n, r in sides.items() if r.weighs}
 
     def shared(step):
         rates, memory = {}, {}

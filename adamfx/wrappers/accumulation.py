@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from adamfx import checks
 from adamfx.engine import trees
@@ -46,7 +47,7 @@ def accumulate(transformation: Inner, every: Any):
         return {"acc_grads": wide_zeros(p)}
 
     def init_shared():
-        zero = jnp.zeros((), jnp.int32)
+        zero = np.zeros((), np.int32)
         value = {"acc_value": 0.0} if reads_value else {}
         return {"mini_step": zero, "dropped": zero, **value}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from adamfx.combine import chain
 from adamfx.engine import trees
@@ -45,7 +46,7 @@ def keep_average(estimator: Estimator | None = None):
         return {"average": jnp.full_like(p, r.initial) if r.weighs else p}
 
     def init_shared():
-        return {"average_log_product": jnp.zeros(2)} if r.weighs else {}
+        return {"average_log_product": np.zeros(2)} if r.weighs else {}
 
     def shared(step):
         old = step.memory.average_log_product if r.weighs else None

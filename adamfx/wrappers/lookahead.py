@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from adamfx import checks
 from adamfx.engine import trees
@@ -38,7 +39,7 @@ def lookahead(
         return {"slow": wide_copy(p)}
 
     def init_shared():
-        return {"steps_since_sync": jnp.zeros((), jnp.int32)}
+        return {"steps_since_sync": np.zeros((), np.int32)}
 
     def run(leaves, memory, step):
         leaves, inner = tx.run(leaves, memory.inner, step)

@@ -35,7 +35,7 @@ def skip_nonfinite(transformation: Inner, max_consecutive_errors: int = 10):
     tx = transformation
 
     def init_shared():
-        zero, yes = jnp.zeros((), jnp.int32), jnp.asarray(True)
+        zero, yes = np.zeros((), np.int32), np.asarray(True)
         counters = {"notfinite_count": zero, "total_notfinite": zero}
         return {**counters, "last_finite": yes, "too_many": ~yes}
 
