@@ -112,7 +112,7 @@ def live(transformation: Inner):
         dtype = trees.at_least_float32(*(trees.real_dtype(x.dtype) for x in leaves.params))
         values = {
             n: replicate(first, jnp.asarray(x, dtype))
-            for n, x in zip(names, transformation._leaves, strict=True)
+            for n, x in zip(names, transformation.leaves, strict=True)
         }
         return {**transformation.start(leaves), LIVE: values}
 
@@ -120,7 +120,7 @@ def live(transformation: Inner):
         if LIVE not in state:
             raise ValueError(f"live: the state holds no {LIVE!r}; make it with tx.init(params)")
         inner = {key: x for key, x in state.items() if key != LIVE}
-        return transformation._form.build([state[LIVE][n] for n in names]), inner
+        return transformation.form.build([state[LIVE][n] for n in names]), inner
 
     def run(leaves, state, step):
         tx, inner = inside(state)

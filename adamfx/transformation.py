@@ -132,7 +132,7 @@ class GradientTransformation(Value):
         Nothing of the state is copied. The last block of a sentence that steps changes the parameters in
         place, too. Arrays reach `prepare` as arguments only.
         """
-        extra = {n: x for n, x in step.extra.items() if self._reads(n)}
+        extra = {n: x for n, x in step.extra.items() if self.reads(n)}
         arrays = {n: x for n, x in extra.items() if trees.is_arrays(x)}
         static = {n: x for n, x in extra.items() if n not in arrays}
         applies = leaves.applies
@@ -160,13 +160,13 @@ class GradientTransformation(Value):
         out, state = only_if(predicate, turn, (out, state), *args)
         return leaves.replace(**{"moved" if applies else "updates": out}), state
 
-    def _reads(self, name: str) -> bool:
+    def reads(self, name: str) -> bool:
         """Whether some block inside reads this extra argument."""
         specs = [value.meaning for _, value in self.blocks]
         return any(
             name in spec.needs
             or "*" in spec.needs
-            or any(tx._reads(name) for tx in getattr(spec, "inside", {}).values())
+            or any(tx.reads(name) for tx in getattr(spec, "inside", {}).values())
             for spec in specs
         )
 
@@ -178,7 +178,7 @@ class GradientTransformation(Value):
         """The blocks of this sentence by the key that each has in the state."""
         meaning = self.meaning
         values = meaning if isinstance(meaning, Sentence) else (self,)
-        return list(zip(keys([value._form for value in values]), values, strict=True))
+        return list(zip(keys([value.form for value in values]), values, strict=True))
 
     def as_optax(self) -> optax.GradientTransformationExtraArgs:
         """The same as optax's own type, for code that checks it or passes extra arguments."""

@@ -19,6 +19,8 @@ from table import OPTIMIZERS, TABLE, run, signature, tree
 import adamfx as fx
 
 every = pytest.mark.parametrize("tx", TABLE.values(), ids=TABLE)
+WITH_NUMBERS = {name: tx for name, tx in TABLE.items() if jax.tree.leaves(tx)}
+every_with_numbers = pytest.mark.parametrize("tx", WITH_NUMBERS.values(), ids=WITH_NUMBERS)
 
 
 def leaves_scaled(tx, factor):
@@ -49,17 +51,16 @@ def test_pickles_copies_and_rebuilds(tx):
     assert jax.tree.unflatten(structure, leaves) == tx
 
 
-@every
+@every_with_numbers
 def test_structure_does_not_depend_on_numbers(tx):
     """Zero, one and a negative number give the same tree; only leaves differ."""
     for x in (0.0, 1.0, -3.0):
         other = jax.tree.map(lambda _, x=x: x, tx)
         assert jax.tree.structure(other) == jax.tree.structure(tx)
-        if jax.tree.leaves(tx):
-            assert other != tx
+        assert other != tx
 
 
-@every
+@every_with_numbers
 def test_hyperparams_name_every_leaf(tx):
     named = {
         jax.tree_util.keystr(path)[1:]: x for path, x in jax.tree_util.tree_leaves_with_path(tx)
@@ -180,12 +181,10 @@ def test_unpacks_and_traces_once_as_an_argument(tx):
     close(step(tx, g, s, p), update(g, s, p))
 
 
-@every
+@every_with_numbers
 def test_a_sweep_is_one_program(tx):
     p, g = tree(), tree(seed=1)
     sweep = jax.tree.map(lambda x: x * jnp.asarray([0.5, 1.0, 2.0], np.float32), tx)
-    if not jax.tree.leaves(tx):
-        return
 
     def two_steps(tx):
         s = tx.init(p)
@@ -334,7 +333,7 @@ def has_eps(tx):
     return sum(name.endswith(".eps") for name in tx.hyperparams) == 1
 
 
-@every
+@every_with_numbers
 def test_derivatives_are_finite_at_zero_gradients(tx):
     """With respect to all hyperparameters, decays and eps among them."""
     p = {"a": jnp.ones((2,)), "b": jnp.ones((2,))}

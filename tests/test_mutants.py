@@ -247,7 +247,7 @@ A chain loses its last block | combine.py
   test_blocks.py::test_weight_decay_coupled_decoupled_independent
 
 A live rate is read from the transformation | combine.py
-- return transformation._form.build([state[LIVE][n] for n in names]), inner
+- return transformation.form.build([state[LIVE][n] for n in names]), inner
 + return transformation, inner
   test_blocks.py::test_live_hyperparameters
 

@@ -25,7 +25,7 @@ class Working:
     """A block with what it remembers: `columns` by name, one entry per row; `scalars`; `carried`."""
 
     def __init__(self, key: str, value: Value, dtype: Any):
-        self.key, self.form, self.hyper = key, value._form, value._leaves
+        self.key, self.form, self.hyper = key, value.form, value.leaves
         for name, x in zip(value.leaf_names(), self.hyper, strict=True):
             if np.shape(x):
                 raise ValueError(

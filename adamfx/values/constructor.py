@@ -178,8 +178,8 @@ def _is_inner_class(annotation: Any) -> bool:
 def _template(x: Any, declared: str | None, leaves: list) -> Any:
     """The place of argument `x` in the form; appends its leaves."""
     if isinstance(x, Value):
-        leaves.extend(x._leaves)
-        return x._form
+        leaves.extend(x.leaves)
+        return x.form
     if type(x) in (list, tuple, dict) and _has_value(x):
         names = tuple(x) if isinstance(x, dict) else tuple(range(len(x)))
         items = x.values() if isinstance(x, dict) else x

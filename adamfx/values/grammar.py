@@ -153,7 +153,7 @@ class Form:
     def build(self, leaves: Any) -> Any:
         """The value of this form with these leaves; nothing is checked."""
         value = object.__new__(self.constructor.kind)
-        value._form, value._leaves, value._meaning = self, tuple(leaves), None
+        value.form, value.leaves, value._meaning = self, tuple(leaves), None
         return value
 
     def fill(self, leaves: Iterator) -> Any:

@@ -27,11 +27,11 @@ V = TypeVar("V", bound="Value")
 class Value:
     """A constructor call; see the head of this file. Made by constructors only."""
 
-    __slots__ = ("__weakref__", "_form", "_leaves", "_meaning")
+    __slots__ = ("__weakref__", "_meaning", "form", "leaves")
 
     has_keys = False  # whether values of this kind have keys in a state, as transformations do
-    _form: Form
-    _leaves: tuple
+    form: Form
+    leaves: tuple
     _meaning: Any
 
     @classmethod
@@ -42,31 +42,31 @@ class Value:
     def __init_subclass__(cls) -> None:
         jax.tree_util.register_pytree_with_keys(
             cls,
-            lambda value: (value._keyed_leaves(), value._form),
+            lambda value: (value._keyed_leaves(), value.form),
             lambda form, leaves: form.build(leaves),
-            lambda value: (value._leaves, value._form),
+            lambda value: (value.leaves, value.form),
         )
 
     @property
     def name(self) -> str:
         """The constructor's name."""
-        return self._form.constructor.name
+        return self.form.constructor.name
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of the call by name, defaults included."""
-        leaves = iter(self._leaves)
-        return {name: part.fill(leaves) for name, part in self._form.arguments}
+        leaves = iter(self.leaves)
+        return {name: part.fill(leaves) for name, part in self.form.arguments}
 
     @property
     def meaning(self) -> Any:
         """What the body returns for these arguments; it is run once."""
         if self._meaning is None:
-            self._meaning = self._form.constructor.run(self.arguments)
+            self._meaning = self.form.constructor.run(self.arguments)
         return self._meaning
 
     def __repr__(self) -> str:
-        constructor = self._form.constructor
+        constructor = self.form.constructor
         parts, by_name = [], False
         arguments = self.arguments
         parameters = constructor.signature.parameters.values()
@@ -93,32 +93,32 @@ class Value:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Value):
             return NotImplemented
-        same_leaves = (_same(a, b) for a, b in zip(self._leaves, other._leaves, strict=False))
-        return self._form is other._form and all(same_leaves)
+        same_leaves = (_same(a, b) for a, b in zip(self.leaves, other.leaves, strict=False))
+        return self.form is other.form and all(same_leaves)
 
     def __hash__(self) -> int:
-        for name, leaf in zip(self.leaf_names(), self._leaves, strict=True):
+        for name, leaf in zip(self.leaf_names(), self.leaves, strict=True):
             if not isinstance(leaf, (float, complex)):
                 raise TypeError(
                     f"unhashable {self.name}: {name} is {_show(leaf)}, not a Python number; call "
                     ".concrete() to turn array hyperparameters back into numbers, or .replace(...)"
                 )
-        return hash((self._form, self._leaves))
+        return hash((self.form, self.leaves))
 
     def __reduce__(self):
-        return Form.build, (self._form, self._leaves)
+        return Form.build, (self.form, self.leaves)
 
     # Names and changes of hyperparameters.
 
     def _prefix(self) -> str:
         """The key of a block or wrapper; nothing for a chain, a schedule, an estimator."""
-        form = self._form
+        form = self.form
         variadic = any(label == "" and n == "transformations" for n, _, label, _ in form.labels())
         return keys([form])[0] if self.has_keys and not variadic else ""
 
     def _walk(self) -> Iterator[tuple[str, Any, bool]]:
         """(dotted name, argument, is a leaf) of all arguments, those of nested values included."""
-        return self._form.walk(self._prefix(), iter(self._leaves), inner=True)
+        return self.form.walk(self._prefix(), iter(self.leaves), inner=True)
 
     def leaf_names(self) -> list[str]:
         """The dotted names of the leaves, in their order."""
@@ -126,7 +126,7 @@ class Value:
 
     def _keyed_leaves(self) -> list[tuple[Any, Any]]:
         names = self.leaf_names()
-        return [(jax.tree_util.GetAttrKey(n), x) for n, x in zip(names, self._leaves, strict=True)]
+        return [(jax.tree_util.GetAttrKey(n), x) for n, x in zip(names, self.leaves, strict=True)]
 
     @property
     def hyperparams(self) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class Value:
         """
         known = list(self.hyperparams)
         exact = {match_name(name, known, "replace"): x for name, x in changes.items()}
-        return self._form.call(self._prefix(), iter(self._leaves), exact)
+        return self.form.call(self._prefix(), iter(self.leaves), exact)
 
     def concrete(self: V) -> V:
         """The same call with array hyperparameters turned back into Python numbers.
@@ -150,14 +150,14 @@ class Value:
         Raises ValueError for an array of more than one element (a sweep: index it first).
         """
         numbers = {}
-        for name, x in zip(self.leaf_names(), self._leaves, strict=True):
+        for name, x in zip(self.leaf_names(), self.leaves, strict=True):
             if np.size(x) != 1:
                 raise ValueError(
                     f"concrete: {name} has shape {np.shape(x)}; choose one member of the sweep first, "
                     "with jax.tree.map(lambda x: x[i], tx)"
                 )
             numbers[name] = _numbers(np.reshape(x, ()))
-        return self._form.call(self._prefix(), iter(self._leaves), numbers)
+        return self.form.call(self._prefix(), iter(self.leaves), numbers)
 
 
 def match_name(name: str, known: list[str], caller: str) -> str:

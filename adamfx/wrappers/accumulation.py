@@ -41,7 +41,7 @@ def accumulate(transformation: Inner, every: Any):
     if not callable(every) and not isinstance(every, jax.Array):
         every = checks.steps("accumulate", "every", every, 1)
     tx = transformation
-    reads_value = tx._reads("value")
+    reads_value = tx.reads("value")
 
     def init(p):
         return {"acc_grads": wide_zeros(p)}
