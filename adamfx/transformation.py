@@ -258,12 +258,12 @@ def block(function: Callable[P, Any]) -> Callable[P, GradientTransformation]:
 
     Parameters annotated `fx.Dynamic` (always a leaf) or `fx.Exact` (a number stays a number, an
     array is a leaf) are hyperparameters; every other one stays the Python object that was given, so
-    the body may branch on it. The body returns `leafwise(...)`, or a pair `(init, update)` over
-    trees with `update(updates, state, params, **extra) -> (updates, state)`.
+    the body may branch on it. A parameter annotated `fx.Inner` is a transformation inside. The body
+    returns `leafwise(...)`, `treewise(...)`, or a pair `(init, update)` over trees with
+    `update(updates, state, params, **extra) -> (updates, state)`.
 
     A parameter called `name` chooses the block's key in the state.
     """
-
     if not inspect.isfunction(function):
         raise TypeError(
             f"block: it decorates a function, whose name and signature make the constructor, got "
