@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from adamfx.combine import LIVE
 from adamfx.engine import trees
 from adamfx.engine.memory import is_memory
+from adamfx.engine.packed import State, as_given, is_state
 from adamfx.values.value import match_name
 
-State = Any
 
 
-def get(state: State, name: str) -> Any:
+def get(state: Any, name: str) -> Any:
     """One entry of a state: `get(state, "count")`, `get(state, "scale_by_moments.mu")`, `get(state, "mu")`.
 
     Args:
@@ -31,7 +31,7 @@ def get(state: State, name: str) -> Any:
     return known[match_name(name, list(known), "get")]
 
 
-def set(state: State, **changes: Any) -> State:
+def set(state: Any, **changes: Any) -> Any:
     """The state with entries changed, by the names of `get`: `set(state, count=0)`.
 
     Dtypes, shapes and structure stay, so nothing is compiled again. Raises KeyError for an unknown name,
@@ -42,17 +42,13 @@ def set(state: State, **changes: Any) -> State:
     return _changed(state, "", exact)
 
 
-def _is_state(x: Any) -> bool:
-    return isinstance(x, dict) and "count" in x
-
-
 def _inside(x: Any, prefix: str) -> Iterator[tuple[Any, Any, str]]:
     """(key, part, its name) of a state, a memory, or a container of states; the name of `inner` is none."""
     if is_memory(x):
         for name in x._fields:
             yield name, getattr(x, name), prefix if name == "inner" else f"{prefix}.{name}"
         return
-    pairs = x.items() if isinstance(x, dict) else enumerate(x)
+    pairs = x.items() if isinstance(x, (dict, State)) else enumerate(x)
     for key, part in pairs:
         if key != LIVE:
             yield key, part, f"{prefix}.{key}" if prefix else str(key)
@@ -60,9 +56,9 @@ def _inside(x: Any, prefix: str) -> Iterator[tuple[Any, Any, str]]:
 
 def _goes_on(x: Any) -> bool:
     """Whether states stand inside, so that `x` itself is no entry."""
-    if is_memory(x) or _is_state(x):
+    if is_memory(x) or is_state(x):
         return True
-    parts = x.values() if isinstance(x, dict) else x if isinstance(x, (tuple, list)) else ()
+    parts = x.values() if isinstance(x, (dict, State)) else x if isinstance(x, (tuple, list)) else ()
     return any(_goes_on(part) for part in parts)
 
 
@@ -83,8 +79,8 @@ def _changed(x: Any, prefix: str, changes: dict[str, Any]) -> Any:
             new[key] = _changed(part, name, changes) if _goes_on(part) else part
     if is_memory(x):
         return x._replace(**new)
-    if isinstance(x, dict):
-        return {**x, **new}
+    if isinstance(x, (dict, State)):
+        return as_given(x, {**x, **new})
     values = new.values()
     return type(x)(*values) if hasattr(x, "_fields") else type(x)(values)
 

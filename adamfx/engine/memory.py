@@ -7,9 +7,6 @@ import functools
 from collections.abc import Iterable
 from typing import Any
 
-import jax
-
-Tree = Any
 
 
 class Memory:
@@ -46,14 +43,3 @@ def remember(**fields: Any) -> Any:
 def is_memory(x: Any) -> bool:
     """Whether it is what one block remembers."""
     return isinstance(x, Memory)
-
-
-def memories(state: Tree, field: str) -> list[Any]:
-    """What in a tree of states remembers something of this name, in order, those inside included."""
-
-    def holds(x: Any) -> bool:
-        return is_memory(x) and field in x._fields
-
-    found = [x for x in jax.tree.leaves(state, is_leaf=holds) if holds(x)]
-    inside = [memories([y for n, y in x._asdict().items() if n != field], field) for x in found]
-    return [y for x, xs in zip(found, inside, strict=True) for y in (x, *xs)]

@@ -2,7 +2,7 @@
 
 A sentence is a list of (key, block). Stretches of leafwise blocks run as one function of one array;
 a treewise block runs on the whole table, and runs what it wraps by the same functions as are here.
-The state is a dict by block key with one step counter.
+The state is what the blocks remember, by key, with one step counter (engine/packed.py).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from adamfx.engine.control import count_up
 from adamfx.engine.each import each
 from adamfx.engine.leaves import Leaves
 from adamfx.engine.memory import remember
+from adamfx.engine.packed import as_given, is_state, kind_of, packed
 from adamfx.engine.placement import Along, anchor, follow, replicate
 from adamfx.engine.stretch import run_stretch, stretches
 from adamfx.engine.words import Here, Step, check_needs
@@ -27,7 +28,7 @@ from adamfx.engine.working import ADVICE, Working, like, scalar, working
 from adamfx.values.value import Value
 
 Array = Any
-State = dict[str, Any]
+State = Any  # packed, or a dict by name
 Blocks = Sequence[tuple[str, Value]]
 
 
@@ -37,15 +38,16 @@ Blocks = Sequence[tuple[str, Value]]
 def start(blocks: Blocks, leaves: Leaves) -> State:
     """The state of a sentence for these parameters: {"count": 0, key: what the block remembers}."""
     first = anchor(leaves.params or [])
-    state: State = {"count": replicate(first, np.zeros((), np.int32))}
+    state: dict[str, Any] = {"count": np.zeros((), np.int32)}
+    scalars: dict[str, Any] = {"count": ["count"]}
     ready = working(blocks, leaves)
     _remember_leaves([b for b in ready if b.spec.init], leaves)
     for block in ready:
         seen: list = []
-        block.scalars = {
-            n: replicate(first, _apart(scalar(x, block.dtype), seen))
-            for n, x in block.starts.items()
-        }
+        for name, x in block.starts.items():
+            x = scalar(x, block.dtype)
+            one = kind_of(x, block.dtype)  # it goes into the vector, which is placed as a whole
+            block.scalars[name] = x if one else replicate(first, _apart(x, seen))
         if not block.is_leafwise:
             made = _carried_at_the_start(block, leaves)
             if block.spec.bare:
@@ -58,7 +60,9 @@ def start(blocks: Blocks, leaves: Leaves) -> State:
             getattr(own, "_fields", ()) and not getattr(block.spec, "bare", 0)
         ):
             state[block.key] = own
-    return state
+            scalars[block.key] = block.starts
+    dtype = ready[0].dtype if ready else np.float32
+    return packed(state, scalars, dtype, functools.partial(replicate, first))
 
 
 def _carried_at_the_start(block: Working, leaves: Leaves) -> Any:
@@ -112,7 +116,9 @@ def run(
     Where `leaves.applies`, the last block may end the run by itself (`moved`).
     """
     where = leaves.layout.where
-    ready = working(blocks, leaves)
+    ready, given = working(blocks, leaves), state
+    check_is_state(where, given)
+    state = {**given}
     _check_state(where, ready, state)
     for block in ready:
         block.load(state.get(block.key), leaves)
@@ -141,12 +147,11 @@ def run(
     if any(dead):
         still = [jnp.zeros_like(u) if d else u for u, d in zip(whole.updates, dead, strict=True)]
         leaves = whole.replace(updates=still).put(leaves)
-    return leaves, {**state, **new, "count": count_up(state["count"])}
+    return leaves, as_given(given, {**state, **new, "count": count_up(state["count"])})
 
 
 def _check_state(where: str, blocks: list[Working], given: Any) -> None:
     """Raises TypeError or ValueError unless the state may be one of these blocks."""
-    check_is_state(where, given)
     keys = {block.key for block in blocks}
     for block in blocks:
         missing = block.key not in given
@@ -165,7 +170,7 @@ def _check_state(where: str, blocks: list[Working], given: Any) -> None:
 
 def check_is_state(where: str, given: Any) -> None:
     """Raises TypeError unless this looks like a state."""
-    if not isinstance(given, dict) or "count" not in given:
+    if not is_state(given):
         raise TypeError(
             f"{where}: the state must be a dict with 'count', got {type(given).__name__}; {ADVICE}"
         )
@@ -245,7 +250,8 @@ def point(which: str, blocks: Blocks, leaves: Leaves, state: State) -> Leaves:
     """The table whose `params` are where this sentence wants the gradient, or the model to be used."""
     if not has_point(which, blocks):
         return leaves
-    ready = working(blocks, leaves)
+    check_is_state(which, state)
+    ready, state = working(blocks, leaves), {**state}
     _check_state(which, ready, state)
     for block in ready:
         spec: Any = block.spec

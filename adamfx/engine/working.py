@@ -243,7 +243,7 @@ def scalar(x: Any, dtype: Any) -> Array:
         kind = (
             dtype if np.issubdtype(x.dtype, np.floating) else jax.dtypes.canonicalize_dtype(x.dtype)
         )
-        return jax.device_put(x.astype(kind))
+        return x.astype(kind)
     floating = jnp.issubdtype(x.dtype, jnp.floating)
     return x.astype(dtype if floating else x.dtype) if floating or x.weak_type else x
 

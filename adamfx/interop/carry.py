@@ -19,6 +19,7 @@ import numpy as np
 
 from adamfx.engine import trees
 from adamfx.engine.memory import remember
+from adamfx.engine.packed import as_given
 from adamfx.engine.words import Step, Treewise
 from adamfx.transformation import GradientTransformation
 
@@ -198,7 +199,7 @@ def _carry(
                 f"{caller}: {key} cannot be carried over, only blocks with moments can. For a wrapper carry "
                 "over the transformation inside, and put its state into that of the whole"
             )
-    state = _replay(tx, state, done)
+    fresh, state = state, _replay(tx, state, done)
     held, left = [sorted(r) for r in records], list(records)
     for key, memory in state.items():
         fields = [n for n in getattr(memory, "_fields", ()) if n in ("mu", "nu", "nu_max")]
@@ -222,7 +223,7 @@ def _carry(
         raise ValueError(
             f"{caller}: the state given holds {[sorted(r) for r in left]} beyond what {tx!r} remembers"
         )
-    return state
+    return as_given(fresh, state)
 
 
 def _placed(caller: str, path: Any, like: jax.Array, x: Any) -> jax.Array:

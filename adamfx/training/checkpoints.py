@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adamfx.engine.packed import packed_as, plain
 from adamfx.training.history import History
 
 Tree = Any
@@ -111,7 +112,8 @@ def load(path: str | os.PathLike, like: Tree, partial: bool = False) -> Tree:
             leaves.append(History(zip(about["columns"][name], arrays[name], strict=True)))
         else:
             leaves.append(_read(name, arrays[name], about["dtypes"][name], x))
-    return jax.tree.unflatten(jax.tree.structure(like, is_leaf=_is_history), leaves)
+    named = jax.tree.structure(plain(like), is_leaf=_is_history)
+    return packed_as(like, jax.tree.unflatten(named, leaves))
 
 
 def _read(name: str, x: np.ndarray, dtype: str, like: Any) -> Any:
@@ -147,7 +149,7 @@ def _dtype(x: Any) -> str:
 
 
 def _named(tree: Tree) -> list[tuple[str, Any]]:
-    pairs = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_history)
+    pairs = jax.tree_util.tree_leaves_with_path(plain(tree), is_leaf=_is_history)
     return [(jax.tree_util.keystr(path) or "the root", x) for path, x in pairs]
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx.engine import trees
-from adamfx.engine.memory import memories
+from adamfx.engine.packed import memories
 from adamfx.engine.norms import global_norm
 from adamfx.training.interrupts import LEFT, Interrupts
 from adamfx.training.step import training_step

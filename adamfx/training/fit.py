@@ -20,7 +20,7 @@ import numpy as np
 from adamfx import checks
 from adamfx.engine import trees
 from adamfx.engine.leaves import check_leaves
-from adamfx.engine.memory import memories
+from adamfx.engine.packed import memories
 from adamfx.engine.sentence import check_is_state
 from adamfx.training.dispatch import FAILED, SECONDS_PER_DISPATCH, Groups, convolves, program
 from adamfx.training.history import History

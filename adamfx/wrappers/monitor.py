@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.engine import trees
-from adamfx.engine.memory import is_memory, memories
+from adamfx.engine.memory import is_memory
+from adamfx.engine.packed import memories, plain
 from adamfx.engine.norms import norm
 from adamfx.engine.placement import anchor, replicate
 from adamfx.engine.record import safe_divide, safe_root
@@ -177,7 +178,7 @@ def metrics(state: Any) -> dict[str, Array]:
     more than once is preceded by its path: `partition/embed/scale_by_lr/learning_rate`. `state` may be
     any tree of such states; inside jit too.
     """
-    found = list(_told((), state))
+    found = list(_told((), plain(state)))
     names = [name for _, name, _ in found]
     return {
         name if names.count(name) == 1 else "/".join((*outer, name)): x for outer, name, x in found

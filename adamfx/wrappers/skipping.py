@@ -10,7 +10,7 @@ import numpy as np
 from adamfx import checks
 from adamfx.engine import trees
 from adamfx.engine.control import count_up
-from adamfx.engine.memory import memories
+from adamfx.engine.packed import memories
 from adamfx.transformation import block, treewise
 from adamfx.values.constructor import Inner
 
