@@ -15,7 +15,6 @@ from adamfx.engine.packed import State, as_given, is_state
 from adamfx.values.value import match_name
 
 
-
 def get(state: Any, name: str) -> Any:
     """One entry of a state: `get(state, "count")`, `get(state, "scale_by_moments.mu")`, `get(state, "mu")`.
 
@@ -58,7 +57,9 @@ def _goes_on(x: Any) -> bool:
     """Whether states stand inside, so that `x` itself is no entry."""
     if is_memory(x) or is_state(x):
         return True
-    parts = x.values() if isinstance(x, (dict, State)) else x if isinstance(x, (tuple, list)) else ()
+    parts = (
+        x.values() if isinstance(x, (dict, State)) else x if isinstance(x, (tuple, list)) else ()
+    )
     return any(_goes_on(part) for part in parts)
 
 

@@ -18,11 +18,11 @@ GROUPS = fx.partition(
 def test_entries_by_any_unambiguous_end():
     tx = fx.skip_nonfinite(fx.accumulate(fx.adam(0.1), 2))
     s = tx.init(tree())
-    assert fx.get(s, "count") is s["count"]
-    assert fx.get(s, "mini_step") is s["skip_nonfinite"].inner["accumulate"].mini_step
+    assert fx.get(s, "count") == s["count"]
+    assert fx.get(s, "mini_step") == s["skip_nonfinite"].inner["accumulate"].mini_step
     inner = s["skip_nonfinite"].inner["accumulate"].inner
     assert fx.get(s, "scale_by_moments.mu") is inner["scale_by_moments"].mu
-    assert fx.get(s, "skip_nonfinite.accumulate.count") is inner["count"]
+    assert fx.get(s, "skip_nonfinite.accumulate.count") == inner["count"]
     groups = GROUPS.init(tree())
     rate = fx.get(groups, "v.scale_by_lr.learning_rate")
     np.testing.assert_allclose(rate, 0.5)

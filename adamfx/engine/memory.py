@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import Any
 
 
-
 class Memory:
     """What a block remembers, by name: `state["scale_by_moments"].mu`.
 

@@ -8,10 +8,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from adamfx.engine import trees
 from adamfx.engine.each import each
 from adamfx.engine.record import safe_divide
+
+try:
+    enable_x64: Any = jax.enable_x64  # since JAX 0.8
+except AttributeError:
+    from jax.experimental import enable_x64
 
 
 def global_norm(tree: Any) -> jax.Array:
@@ -52,26 +58,33 @@ def _norms(groups: list[list]) -> list:
 
 @jax.custom_jvp
 def _safe_norms(groups: list[list]) -> list:
-    """By the plain sums of squares; where one of them left the range, once more from scaled numbers."""
-    totals = each(_total, groups)
-    safe = jnp.all(jax.lax.concatenate(each(lambda t: _in_range(t).reshape(1), totals), 0))
-
-    def plain(totals: list, groups: list[list]) -> list:
-        return each(jnp.sqrt, totals)
-
-    def scaled(totals: list, groups: list[list]) -> list:
-        return each(_scaled_norm, totals, groups)
-
-    return jax.lax.cond(safe, plain, scaled, totals, groups)
+    return each(_norm, groups)
 
 
-def _total(xs: list) -> jax.Array:
-    return _sum(each(_sum_of_squares, xs))
+def _norm(xs: list) -> jax.Array:
+    if xs[0].dtype == np.float64:
+        return _by_three_sums(xs)
+    wide = dict.fromkeys(("cpu", "cuda", "rocm"), _in_float64)
+    return jax.lax.platform_dependent(xs, **wide, default=_by_three_sums)
 
 
-def _scaled_norm(total: jax.Array, xs: list) -> jax.Array:
-    c = _scale(total)
-    return jnp.sqrt(_sum(each(_sum_of_squares, xs, [c] * len(xs)))) / c
+def _in_float64(xs: list) -> jax.Array:
+    """Squares of float32 neither overflow nor vanish there: one sum, and the cast is fused into it."""
+    with enable_x64(True):
+        total = _sum(_sum_of_squares(x.astype(np.float64)) for x in xs)
+        return jnp.sqrt(total).astype(xs[0].dtype)
+
+
+def _by_three_sums(xs: list) -> jax.Array:
+    """Of the numbers as they are, scaled down and scaled up (Blue 1978): the one that is in range.
+
+    For float64, and for TPUs, whose float64 has the exponents of float32.
+    """
+    plain = _sum(_sum_of_squares(x) for x in xs)
+    scales = _scales(plain.dtype)
+    totals = [plain, *(_sum(_sum_of_squares(x * c) for x in xs) for c in scales[1:])]
+    sizes = [jnp.sqrt(total) / c for total, c in zip(totals, scales, strict=True)]
+    return jax.lax.select_n(_which(plain), *sizes)
 
 
 @_safe_norms.defjvp
@@ -82,25 +95,24 @@ def _safe_norms_jvp(primals: tuple, tangents: tuple) -> tuple[list, list]:
 
 
 def _derivative(size: jax.Array, xs: list, dxs: list) -> jax.Array:
-    c = jax.lax.stop_gradient(_scale(size * size))
+    c = jax.lax.select_n(_which(size * size), *map(jnp.asarray, _scales(size.dtype)))
     terms = zip(xs, dxs, strict=True)
     return _sum(jnp.sum(safe_divide(x * c, size * c) * dx) for x, dx in terms)
 
 
-def _in_range(total: jax.Array) -> jax.Array:
-    """Whether a sum of squares has neither overflowed nor lost digits to underflow."""
-    return (total > jnp.finfo(total.dtype).tiny * 1e8) & (total < jnp.inf)
+def _which(total: jax.Array) -> jax.Array:
+    """0 if a sum of squares is in range; 1 if it overflowed, 2 if it lost digits to underflow."""
+    in_range = (total > jnp.finfo(total.dtype).tiny * 1e8) & (total < jnp.inf)
+    return jnp.where(in_range, 0, jnp.where(total > 1, 1, 2))
 
 
-def _scale(total: jax.Array) -> jax.Array:
-    """1, or the power of two that brings numbers near one whose squares overflow or vanish."""
-    e = jnp.finfo(total.dtype).maxexp * 3 // 4
-    down, up = (total.dtype.type(2.0**n) for n in (-e, e))
-    return jnp.where(_in_range(total), total.dtype.type(1), jnp.where(total > 1, down, up))
+def _scales(dtype: Any) -> list:
+    """By `_which`: 1, and the powers of two that bring near one what overflows or vanishes."""
+    e = jnp.finfo(dtype).maxexp * 5 // 8
+    return [dtype.type(2.0**n) for n in (0, -e, e)]
 
 
-def _sum_of_squares(x: jax.Array, scale: Any = None) -> jax.Array:
-    x = x if scale is None else x * scale
+def _sum_of_squares(x: jax.Array) -> jax.Array:
     return jnp.sum(x * x)
 
 

@@ -60,7 +60,9 @@ class State(tuple):
     def __getattr__(self, name: str) -> Any:
         if name in type(self)._fields:
             return tuple.__getitem__(self, self._fields.index(name))
-        raise AttributeError(f"no {name!r} here; read state['count'], and what a block remembers by its name")
+        raise AttributeError(
+            f"no {name!r} here; read state['count'], and what a block remembers by its name"
+        )
 
     def __getitem__(self, key: Any) -> Any:
         if key not in self._parts:
@@ -73,6 +75,14 @@ class State(tuple):
         if names is None or not found:
             return rest
         return remember(**{n: found[n] if n in found else getattr(rest, n) for n in names})
+
+    def __iter__(
+        self,
+    ) -> Iterator[str]:  # JAX does not ask it, it reads tuples as they lie in memory
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
 
     def __contains__(self, key: Any) -> bool:
         return key in self._parts
@@ -99,7 +109,7 @@ class State(tuple):
         return repr({**self})
 
     def __reduce__(self):
-        return _again, (type(self)._fields, self._parts, tuple(self))
+        return _again, (type(self)._fields, self._parts, tuple(tuple.__iter__(self)))
 
     def like(self, parts: Mapping[str, Any]) -> State:
         """This state with all that it holds replaced, by its own names."""
@@ -134,7 +144,9 @@ def _again(fields: tuple[str, ...], parts: dict[str, Part], values: tuple) -> St
     return _state_type(fields, parts)(*values)
 
 
-def packed(parts: Mapping[str, Any], scalars: Mapping[str, Any], dtype: Any, place: Callable) -> State:
+def packed(
+    parts: Mapping[str, Any], scalars: Mapping[str, Any], dtype: Any, place: Callable
+) -> State:
     """A new state of parts by key, of which `scalars` names those that the blocks remember once.
 
     Floats of this dtype, whole numbers of 32 bits and bools go into the vector, which `place` puts on
@@ -154,7 +166,9 @@ def packed(parts: Mapping[str, Any], scalars: Mapping[str, Any], dtype: Any, pla
                 size += taken[-1].size
         layout[key] = Part(x._fields if is_memory(x) else None, tuple(slots))
     rest = {key: _rest(x, layout[key]) for key, x in parts.items() if key != "count"}
-    kept = [key for key, x in rest.items() if not is_memory(x) or x._fields or not layout[key].slots]
+    kept = [
+        key for key, x in rest.items() if not is_memory(x) or x._fields or not layout[key].slots
+    ]
     made = _state_type((SCALARS, *kept), layout)
     return made(place(pack(found, taken, dtype)), *(rest[key] for key in kept))
 

@@ -24,7 +24,7 @@ from adamfx.engine.packed import as_given, is_state, kind_of, packed
 from adamfx.engine.placement import Along, anchor, follow, replicate
 from adamfx.engine.stretch import run_stretch, stretches
 from adamfx.engine.words import Here, Step, check_needs
-from adamfx.engine.working import ADVICE, Working, like, scalar, working
+from adamfx.engine.working import ADVICE, Working, like, scalar, scalar_dtype, working
 from adamfx.values.value import Value
 
 Array = Any
@@ -61,8 +61,7 @@ def start(blocks: Blocks, leaves: Leaves) -> State:
         ):
             state[block.key] = own
             scalars[block.key] = block.starts
-    dtype = ready[0].dtype if ready else np.float32
-    return packed(state, scalars, dtype, functools.partial(replicate, first))
+    return packed(state, scalars, scalar_dtype(leaves), functools.partial(replicate, first))
 
 
 def _carried_at_the_start(block: Working, leaves: Leaves) -> Any:

@@ -260,14 +260,17 @@ def like(block: str, function: str, name: str, new: Any, old: Array) -> Array:
     return jnp.asarray(new).astype(old.dtype)
 
 
-@functools.cache
-def scalar_dtype(dtypes: frozenset) -> Any:
+def scalar_dtype(leaves: Leaves) -> Any:
     """The dtype of what is computed once per step: the widest of the leaves, float32 at least."""
+    return _widest(frozenset(x.dtype for c in (leaves.updates, leaves.params or []) for x in c))
+
+
+@functools.cache
+def _widest(dtypes: frozenset) -> Any:
     return trees.at_least_float32(*(trees.real_dtype(d) for d in dtypes))
 
 
 def working(blocks: Any, leaves: Leaves) -> list[Working]:
     """The blocks of a sentence, ready to work on these leaves."""
-    arrays = [x for c in (leaves.updates, leaves.params or []) for x in c]
-    dtype = scalar_dtype(frozenset(x.dtype for x in arrays))
+    dtype = scalar_dtype(leaves)
     return [Working(key, value, dtype) for key, value in blocks]
