@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx.engine import trees
-from adamfx.engine.each import each
+from adamfx.engine.each import each, parts
 from adamfx.engine.record import safe_divide
 
 try:
@@ -71,7 +71,7 @@ def _norm(xs: list) -> jax.Array:
 def _in_float64(xs: list) -> jax.Array:
     """Squares of float32 neither overflow nor vanish there: one sum, and the cast is fused into it."""
     with enable_x64(True):
-        total = _sum(_sum_of_squares(x.astype(np.float64)) for x in xs)
+        total = _sum_of_squares(xs, lambda x: x.astype(np.float64))
         return jnp.sqrt(total).astype(xs[0].dtype)
 
 
@@ -80,11 +80,17 @@ def _by_three_sums(xs: list) -> jax.Array:
 
     For float64, and for TPUs, whose float64 has the exponents of float32.
     """
-    plain = _sum(_sum_of_squares(x) for x in xs)
-    scales = _scales(plain.dtype)
-    totals = [plain, *(_sum(_sum_of_squares(x * c) for x in xs) for c in scales[1:])]
+    scales = _scales(xs[0].dtype)
+    totals = [_sum_of_squares(xs, lambda x, c=c: x * c) for c in scales]
     sizes = [jnp.sqrt(total) / c for total, c in zip(totals, scales, strict=True)]
-    return jax.lax.select_n(_which(plain), *sizes)
+    return jax.lax.select_n(_which(totals[0]), *sizes)
+
+
+def _sum_of_squares(xs: list, seen_as: Callable) -> jax.Array:
+    def square(x: jax.Array) -> jax.Array:
+        return seen_as(x) * seen_as(x)
+
+    return functools.reduce(jax.lax.add, parts(square, jax.lax.add, jnp.sum, xs))
 
 
 @_safe_norms.defjvp
@@ -97,7 +103,7 @@ def _safe_norms_jvp(primals: tuple, tangents: tuple) -> tuple[list, list]:
 def _derivative(size: jax.Array, xs: list, dxs: list) -> jax.Array:
     c = jax.lax.select_n(_which(size * size), *map(jnp.asarray, _scales(size.dtype)))
     terms = zip(xs, dxs, strict=True)
-    return _sum(jnp.sum(safe_divide(x * c, size * c) * dx) for x, dx in terms)
+    return sum(jnp.sum(safe_divide(x * c, size * c) * dx) for x, dx in terms)
 
 
 def _which(total: jax.Array) -> jax.Array:
@@ -110,14 +116,6 @@ def _scales(dtype: Any) -> list:
     """By `_which`: 1, and the powers of two that bring near one what overflows or vanishes."""
     e = jnp.finfo(dtype).maxexp * 5 // 8
     return [dtype.type(2.0**n) for n in (0, -e, e)]
-
-
-def _sum_of_squares(x: jax.Array) -> jax.Array:
-    return jnp.sum(x * x)
-
-
-def _sum(scalars: Iterable[jax.Array]) -> jax.Array:
-    return functools.reduce(jax.lax.add, scalars)  # Python's sum traces more slowly
 
 
 def _real_parts(x: jax.Array, dtype: Any) -> list[jax.Array]:

@@ -262,7 +262,7 @@ def _scalars(slots: Any, vector: Any) -> dict[str, Any]:
     if not slots:
         return {}
     (vector,) = jax.tree.leaves(vector) or [None]  # a variable of Flax nnx holds it
-    if isinstance(vector, jax.core.Tracer) or isinstance(vector, np.ndarray):
+    if isinstance(vector, (jax.core.Tracer, np.ndarray)):
         return _unpack(slots, vector)
     if isinstance(vector, jax.ShapeDtypeStruct):
         return jax.eval_shape(functools.partial(_unpack, slots), vector)

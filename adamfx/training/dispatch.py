@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx.engine import trees
-from adamfx.engine.packed import memories
 from adamfx.engine.norms import global_norm
+from adamfx.engine.packed import memories
 from adamfx.training.interrupts import LEFT, Interrupts
 from adamfx.training.step import training_step
 from adamfx.wrappers.monitor import metrics

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from adamfx import checks
 from adamfx.engine import trees
 from adamfx.engine.memory import is_memory
-from adamfx.engine.packed import memories, plain
 from adamfx.engine.norms import norm
+from adamfx.engine.packed import memories, plain
 from adamfx.engine.placement import anchor, replicate
 from adamfx.engine.record import safe_divide, safe_root
 from adamfx.engine.trees import VARIABLE
