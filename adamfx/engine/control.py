@@ -19,6 +19,24 @@ def count_up(n: jax.Array, by: Any = True) -> jax.Array:
     return n + (jnp.asarray(by) & (n < np.int32(2**31 - 2))).astype(jnp.int32)
 
 
+def once(scalars: Any, count: jax.Array) -> Any:
+    """The same floats and bools, computed once.
+
+    XLA copies what it takes for cheap, such as a cosine schedule, into the loop of every leaf that reads
+    it, but no division; so each is divided by a one that no compiler knows to be one.
+    """
+    one = jnp.where(count < 0, np.int8(2), np.int8(1))
+
+    def over_one(x: Any) -> Any:
+        if not isinstance(x, jax.core.Tracer):
+            return x
+        if x.dtype == np.bool_:
+            return x.astype(np.float32) / one.astype(np.float32) != 0
+        return x / one.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(over_one, scalars)
+
+
 def only_if(predicate: jax.Array, function: Callable, operands: Any, *read: Any) -> Any:
     """`function(operands, *read)` if the predicate holds, else `operands`, without a copy of them.
 

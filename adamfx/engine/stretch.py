@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from adamfx.engine import single_pass, trees
+from adamfx.engine.control import once
 from adamfx.engine.each import each
 from adamfx.engine.leaves import Leaves
 from adamfx.engine.memory import remember
@@ -61,7 +61,7 @@ def run_stretch(
         shared.append(_shared(block, step))
         rates = shared[-1] if spec.moments == "opens" else rates
 
-    shared = _once(shared, count)
+    shared = once(shared, count)
     rows: dict[Any, list[int]] = {}
     for j in range(len(leaves)):
         active = tuple(b.own[j] is not False for b in blocks)
@@ -176,21 +176,6 @@ def _norms(block: Working, leaves: Leaves, wide: list) -> list:
     parts = _ask(block, "norms", leaves, wide)
     found = iter(norms([[x] for part in parts for x in part.values()]))
     return [{n: next(found) for n in part} for part in parts]
-
-
-def _once(scalars: Any, count: Array) -> Any:
-    """The same scalars, computed once.
-
-    XLA copies what it takes for cheap, such as a cosine schedule, into the loops of every leaf, but no
-    division; so each is divided by a one that no compiler knows to be one.
-    """
-    one = jnp.where(count < 0, np.int8(2), np.int8(1))
-
-    def over_one(x: Any) -> Any:
-        floating = isinstance(x, jax.core.Tracer) and jnp.issubdtype(x.dtype, jnp.floating)
-        return x / one.astype(x.dtype) if floating else x
-
-    return jax.tree.map(over_one, scalars)
 
 
 def _shared(block: Working, step: Step) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from adamfx import checks
 from adamfx.engine import trees
-from adamfx.engine.control import count_up
+from adamfx.engine.control import count_up, once
 from adamfx.engine.placement import wide_zeros
 from adamfx.schedules import value_at
 from adamfx.transformation import block, treewise
@@ -55,14 +55,17 @@ def accumulate(transformation: Inner, every: Any):
         k = jnp.asarray(value_at(every, memory.inner["count"]))
         ok, n = trees.finite(leaves.updates), memory.mini_step + 1
         full = ok & (n >= jnp.round(k).astype(jnp.int32))
-        begins = memory.mini_step == 0  # the sum was not emptied before: that would be a pass
+        # Where a window begins, the sum was not emptied before: that would be a pass.
+        begins = once(memory.mini_step == 0, step.count)
 
         def add(total, g):
             total = jnp.where(begins, 0, total)
             return jnp.where(ok, total + g.astype(total.dtype), total)
 
         def mean(leaves, total, n):
-            return leaves.replace(updates=leaves.each(lambda x: x / n.astype(x.dtype), total))
+            kinds = {trees.real_dtype(x.dtype) for x in total}
+            share = 1 / n.astype(trees.at_least_float32(*kinds))
+            return leaves.replace(updates=leaves.each(lambda x: x * share.astype(x.dtype), total))
 
         new = {"mini_step": jnp.where(full, 0, count_up(memory.mini_step, ok))}
         if reads_value:
