@@ -152,14 +152,24 @@ Clipping stretches what is short | blocks/clipping.py
   test_blocks.py::test_clipping_by_norm[0.001]
 
 The norm of scaled numbers is not scaled back | engine/norms.py
-- return jnp.sqrt(_sum(each(_sum_of_squares, xs, [c] * len(xs)))) / c
-+ return jnp.sqrt(_sum(each(_sum_of_squares, xs, [c] * len(xs))))
-  test_norms.py::test_norms_up_to_the_largest_number
+- sizes = [jnp.sqrt(total) / c
++ sizes = [jnp.sqrt(total)
+  test_norms.py::test_three_sums_where_there_is_no_float64[float32]
 
 What is small is not made large before it is squared | engine/norms.py
-- for n in (-e, e))
-+ for n in (-e, -e))
-  test_blocks.py::test_global_norm
+- for n in (0, -e, e)]
++ for n in (0, -e, -e)]
+  test_norms.py::test_three_sums_where_there_is_no_float64[float32]
+
+Squares are summed in float32 | engine/norms.py
+- x.astype(np.float64)
++ x.astype(np.float32)
+  test_norms.py::test_norms_up_to_the_largest_number
+
+Only the first of small vectors taken together is looked at | engine/each.py
+- reduce(functools.reduce(join, map(function, xs)))
++ reduce(function(xs[0]))
+  test_skipping.py::test_the_one_bad_number_of_many_leaves
 
 The derivative of a norm | engine/norms.py
 - safe_divide(x * c, size * c) * dx
@@ -181,9 +191,24 @@ The dispatch after a failure runs | training/dispatch.py
 + start = (jnp.zeros_like(n), jnp.zeros_like(failed),
   test_training.py::test_nothing_is_trained_after_too_many_nonfinite_gradients[4]
 
+The upper half of a whole number is lost | engine/packed.py
+- [x >> 16, x & 0xFFFF]
++ [x >> 32, x & 0xFFFF]
+  test_states.py::test_whole_numbers_and_bools_of_a_packed_state
+
+A packed state gives scalars of the next slot | engine/packed.py
+- x = _numbers(vector, slot.place, slot)
++ x = _numbers(vector, max(slot.place - 1, 0), slot)
+  test_states.py::test_whole_numbers_and_bools_of_a_packed_state
+
+A file is packed by the order of another state | engine/packed.py
+- old.like({key: packed_as(x, new[key]) for key, x in old.items()})
++ old.like({key: packed_as(x, x) for key, x in old.items()})
+  test_states.py::test_a_dict_of_the_same_names_is_a_state[npz]
+
 Steps are counted from one | engine/sentence.py
-- {"count": replicate(first, np.zeros((), np.int32))}
-+ {"count": replicate(first, np.ones((), np.int32))}
+- {"count": np.zeros((), np.int32)}
++ {"count": np.ones((), np.int32)}
   test_blocks.py::test_the_rate_last_applied_is_in_the_state
 
 The update is rounded before it is added | engine/leaves.py

@@ -1,9 +1,13 @@
 """Norms of extreme numbers."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from conftest import enable_x64
 
 import adamfx as fx
+from adamfx.engine import norms
 
 
 def test_norms_up_to_the_largest_number():
@@ -14,3 +18,41 @@ def test_norms_up_to_the_largest_number():
         # A factor below 1.2e-38 would be flushed to 0; the smallest there is leaves u up to 3.6.
         assert 0.99 < u[0] < 4
         assert u[1] == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_three_sums_where_there_is_no_float64(dtype):
+    tiny, largest = (float(x) for x in (jnp.finfo(dtype).tiny, jnp.finfo(dtype).max))
+    with enable_x64():
+        for size in (2 * tiny, 1e4 * tiny, 1e-25, 1e-16, 1e-14, 1.0, 1e18, 1e20, largest / 8):
+            x = np.array([3, -4, 0, 0.5, 2], dtype) * np.asarray(size, dtype)
+            wanted = np.sqrt(np.sum(np.square(x / size, dtype=np.longdouble))) * np.longdouble(size)
+            for xs in ([x], [x[:2], x[2:]], list(x.reshape(5, 1))):
+                found = norms._by_three_sums([jnp.asarray(y) for y in xs])
+                assert found.dtype == dtype
+                np.testing.assert_allclose(
+                    np.longdouble(found), wanted, rtol=1e-6, err_msg=str(size)
+                )
+        for x in (np.inf, np.nan):
+            found = norms._by_three_sums([jnp.asarray([1, x, 1e30], dtype)])
+            assert not np.isfinite(found)
+        assert norms._by_three_sums([jnp.zeros(3, dtype)]) == 0
+
+
+def test_a_tpu_whose_float64_is_narrow_gets_no_float64():
+    def program(platform):
+        traced = jax.jit(fx.global_norm).trace(jnp.ones((3, 3)))
+        return traced.lower(lowering_platforms=(platform,)).as_text()
+
+    assert "f64" in program("cpu")
+    assert "f64" in program("cuda")
+    assert "f64" not in program("tpu")
+
+
+def test_vectors_taken_together_count_all():
+    rng = np.random.default_rng(0)
+    sizes = [7] * 40 + [3] * 5 + [5000]
+    leaves = [rng.normal(size=n).astype(np.float32) for n in sizes]
+    wanted = np.sqrt(sum(np.sum(np.square(x, dtype=float)) for x in leaves))
+    for norm in (fx.global_norm, jax.jit(fx.global_norm)):
+        np.testing.assert_allclose(norm(leaves), wanted, rtol=1e-6)

@@ -1,5 +1,7 @@
 """One entry of a state by name, and what other libraries ask of a state."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,3 +97,76 @@ def test_names_end_at_a_dot():
     except KeyError:
         found = None
     assert found is None
+
+
+def test_whole_numbers_and_bools_of_a_packed_state():
+    tx, p = fx.skip_nonfinite(fx.accumulate(fx.adam(0.1), 2)), tree()
+    s = tx.init(p)
+    for n in (0, 1, 65535, 65536, 2**31 - 2, -1, -70000):
+        s = fx.set(s, total_notfinite=n, **{"skip_nonfinite.accumulate.count": 1 - n})
+        for held in (s, jax.device_get(s), jax.jit(lambda s: s)(s), pickle.loads(pickle.dumps(s))):
+            assert fx.get(held, "total_notfinite") == n
+            assert fx.get(held, "skip_nonfinite.accumulate.count") == 1 - n
+        assert jax.jit(lambda s: fx.get(s, "total_notfinite"))(s) == n
+    for yes in (True, False):
+        s = fx.set(s, too_many=yes)
+        assert fx.get(s, "too_many").dtype == bool
+        assert fx.get(s, "too_many") == yes
+        assert fx.get(s, "last_finite")
+
+
+@pytest.mark.parametrize("how", ["step", "npz", "npz of shapes"])
+def test_a_dict_of_the_same_names_is_a_state(how, tmp_path):
+    """As every state of 0.1 was one: checkpoints and loops of then go on."""
+    tx, p = fx.skip_nonfinite(fx.accumulate(fx.adam(0.1), 2)), tree()
+    step = jax.jit(lambda p, s: tx.step(p, s, p))
+    s = tx.init(p)
+    for _ in range(3):
+        p, s = step(p, s)
+    inner = s["skip_nonfinite"]
+    old = {**s, "skip_nonfinite": inner._replace(inner={**inner.inner})}
+    again = old
+    if how != "step":
+        fx.save(tmp_path / "old.npz", {"s": old})
+        like = tx.init(p) if how == "npz" else jax.eval_shape(tx.init, p)
+        again = fx.load(tmp_path / "old.npz", {"s": like})["s"]
+        assert jax.tree.structure(again) == jax.tree.structure(s)
+        fx.save(tmp_path / "new.npz", {"s": s})
+        assert set(np.load(tmp_path / "new.npz").files) == set(np.load(tmp_path / "old.npz").files)
+    assert fx.get(again, "skip_nonfinite.accumulate.count") == 1
+    for _ in range(3):
+        p1, s = step(p, s)
+        p2, again = step(p, again)
+        jax.tree.map(np.testing.assert_array_equal, p1, p2)
+        jax.tree.map(np.testing.assert_array_equal, fx.get(s, "mu"), fx.get(again, "mu"))
+        assert fx.get(s, "mini_step") == fx.get(again, "mini_step")
+    assert isinstance(again, dict) == (how == "step")
+
+
+def test_a_state_reads_as_a_dict():
+    tx, p = fx.adam(0.1), tree()
+    s = tx.init(p)
+    names = ["count", "scale_by_moments", "scale_by_lr"]
+    assert list(s) == list(s.keys()) == [key for key, _ in s.items()] == names
+    assert len(s) == len(s.values()) == 3
+    assert "count" in s
+    assert "mu" not in s
+    assert s.get("mu") is None
+    assert type(s | {"count": 1}) is dict
+    assert ({"count": 1} | s)["count"] == 0
+    assert "scale_by_lr" in repr(s)
+    with pytest.raises(
+        KeyError, match=r"no 'scale_by_momentum' in this state, it has count, scale_by"
+    ):
+        s["scale_by_momentum"]
+    with pytest.raises(
+        TypeError, match=r"a state is not changed in place; .*fx\.set\(state, count="
+    ):
+        s["count"] = 0
+    # Where no arrays stand, each scalar is what stands for all of them.
+    assert jax.tree.map(lambda x: x.ndim, s)["count"] == 1
+    assert jax.eval_shape(tx.init, p)["scale_by_lr"].learning_rate.dtype == jnp.float32
+    many = jax.vmap(tx.init)(jax.tree.map(lambda x: jnp.stack([x] * 3), p))
+    np.testing.assert_array_equal(many["count"], [0, 0, 0])
+    assert many["scale_by_moments"].mu_log_product.shape == (3, 2)
+    assert fx.set(many, count=jnp.arange(3))["count"].tolist() == [0, 1, 2]

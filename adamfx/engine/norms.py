@@ -23,8 +23,8 @@ except AttributeError:
 def global_norm(tree: Any) -> jax.Array:
     """sqrt(sum |x|^2) over all trained leaves of a tree: a scalar, float32 at least.
 
-    Accumulated in float32 at least; computed again from rescaled numbers only where the plain sum
-    overflows or vanishes, so 1,000 bf16 leaves and float16 gradients of 300 are no trouble.
+    Nothing overflows or vanishes on the way: squares are summed in float64, and on devices without one
+    also from rescaled numbers, so 1,000 bf16 leaves and float16 gradients of 300 are no trouble.
     """
     return norm([x for x in trees.flatten(tree)[0] if trees.is_trained(x)])
 

@@ -76,9 +76,10 @@ class State(tuple):
             return rest
         return remember(**{n: found[n] if n in found else getattr(rest, n) for n in names})
 
-    def __iter__(
-        self,
-    ) -> Iterator[str]:  # JAX does not ask it, it reads tuples as they lie in memory
+    def __setitem__(self, key: str, x: Any) -> None:
+        raise TypeError(f"a state is not changed in place; write state = fx.set(state, {key}=...)")
+
+    def __iter__(self) -> Iterator[str]:  # not asked by JAX, which reads the tuple itself
         return iter(self._parts)
 
     def __len__(self) -> int:
@@ -248,7 +249,7 @@ def _pack(xp: Any, found: list, slots: Any, dtype: Any) -> Array:
         x = xp.asarray(x)
         stacked = x.shape[: x.ndim - len(slot.shape)]
         halves = [x >> 16, x & 0xFFFF] if slot.kind == "int" else [x]
-        columns += [y.astype(dtype).reshape(*stacked, -1) for y in halves]
+        columns += [y.astype(dtype).reshape((*stacked, -1)) for y in halves]
     return xp.concatenate(columns, -1)
 
 
@@ -288,7 +289,7 @@ def _numbers(vector: Any, i: int, slot: Slot) -> Any:
         x = vector[..., i:end]
     else:
         x = jax.lax.slice_in_dim(vector, i, end, axis=-1)
-    return x.reshape(*vector.shape[:-1], *slot.shape)
+    return x.reshape((*vector.shape[:-1], *slot.shape))
 
 
 _unpack_here = jax.jit(_unpack, static_argnums=0)
