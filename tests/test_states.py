@@ -2,6 +2,7 @@
 
 import pickle
 
+import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -170,3 +171,15 @@ def test_a_state_reads_as_a_dict():
     np.testing.assert_array_equal(many["count"], [0, 0, 0])
     assert many["scale_by_moments"].mu_log_product.shape == (3, 2)
     assert fx.set(many, count=jnp.arange(3))["count"].tolist() == [0, 1, 2]
+
+
+def test_a_block_may_have_any_name():
+    for name in ("keys", "scalars", "items", "two words"):
+        tx, p = fx.chain(fx.named(name, fx.scale_by_moments(0.9, None)), fx.sgd(0.1)), tree()
+        s = tx.init(p)
+        for again in (s, pickle.loads(pickle.dumps(s)), tx.step(p, s, p)[1]):
+            assert again[name].mu.keys() == p.keys()
+        assert (
+            flax.serialization.from_bytes(s, flax.serialization.to_bytes(s))[name].mu.keys()
+            == p.keys()
+        )

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from adamfx.engine import trees
 from adamfx.engine.each import each
@@ -28,7 +29,7 @@ def once(scalars: Any, count: jax.Array) -> Any:
     one = jnp.where(count < 0, np.int8(2), np.int8(1))
 
     def over_one(x: Any) -> Any:
-        if not isinstance(x, jax.core.Tracer):
+        if not isinstance(x, Tracer):
             return x
         if x.dtype == np.bool_:
             return x.astype(np.float32) / one.astype(np.float32) != 0

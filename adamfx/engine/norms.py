@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +15,10 @@ from adamfx.engine import trees
 from adamfx.engine.each import each, parts
 from adamfx.engine.record import safe_divide
 
-try:
-    enable_x64: Any = jax.enable_x64  # since JAX 0.8
-except AttributeError:
-    from jax.experimental import enable_x64
+if hasattr(jax, "enable_x64"):
+    enable_x64: Any = jax.enable_x64
+else:  # before JAX 0.8
+    enable_x64 = importlib.import_module("jax.experimental").enable_x64
 
 
 def global_norm(tree: Any) -> jax.Array:
@@ -103,7 +104,8 @@ def _safe_norms_jvp(primals: tuple, tangents: tuple) -> tuple[list, list]:
 def _derivative(size: jax.Array, xs: list, dxs: list) -> jax.Array:
     c = jax.lax.select_n(_which(size * size), *map(jnp.asarray, _scales(size.dtype)))
     terms = zip(xs, dxs, strict=True)
-    return sum(jnp.sum(safe_divide(x * c, size * c) * dx) for x, dx in terms)
+    found = [jnp.sum(safe_divide(x * c, size * c) * dx) for x, dx in terms]
+    return functools.reduce(jax.lax.add, found)
 
 
 def _which(total: jax.Array) -> jax.Array:

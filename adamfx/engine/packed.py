@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from adamfx.engine.memory import is_memory, remember
 
@@ -36,18 +37,19 @@ class Slot(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What is known of one block: all its names in order, and the slots of those that are scalars."""
+    """What is known of one block: all its names in order, the slots of those that are scalars, and
+    which part of the state holds the rest; 0 for none."""
 
     names: tuple[str, ...] | None  # None where it is no Memory
     slots: tuple[tuple[str, Slot], ...]
+    place: int = 0
 
 
 class State(tuple):
     """A state; see the head of this file.
 
-    To JAX, Flax and Orbax it is a named tuple of the vector and of what each block remembers besides,
-    which is also what iterating over it gives; everything else is as with a dict: `state["count"]`,
-    `state.items()`, `"count" in state`, `{**state}` and `state | {...}`, a plain dict.
+    To JAX, Flax and Orbax it is a named tuple of the vector and of what each block remembers besides;
+    to all others a dict that is not changed in place. `{**state}` and `state | {...}` are plain dicts.
     """
 
     __slots__ = ()
@@ -67,11 +69,11 @@ class State(tuple):
     def __getitem__(self, key: Any) -> Any:
         if key not in self._parts:
             raise KeyError(f"no {key!r} in this state, it has {', '.join(self._parts)}")
-        names, slots = self._parts[key]
-        found = _scalars(slots, getattr(self, SCALARS))
+        names, slots, place = self._parts[key]
+        found = _scalars(slots, tuple.__getitem__(self, 0))
         if key == "count":
             return found["count"]
-        rest = getattr(self, key) if key in self._fields else remember()
+        rest = tuple.__getitem__(self, place) if place else remember()
         if names is None or not found:
             return rest
         return remember(**{n: found[n] if n in found else getattr(rest, n) for n in names})
@@ -119,15 +121,13 @@ class State(tuple):
             for name, _ in part.slots:
                 found.append(parts[key] if key == "count" else getattr(parts[key], name))
         slots = [slot for part in self._parts.values() for _, slot in part.slots]
-        old = getattr(self, SCALARS)
+        old = tuple.__getitem__(self, 0)
         new = pack(found, slots, old.dtype)
-        if not isinstance(new, jax.core.Tracer) and getattr(old, "sharding", None) is not None:
+        if not isinstance(new, Tracer) and getattr(old, "sharding", None) is not None:
             # Committed to devices only where the old one is: a change would compile the step again.
             new = jax.device_put(new, old.sharding) if getattr(old, "committed", True) else new
-        return type(self)(
-            new,
-            *(_rest(parts[key], self._parts[key]) for key in self._fields[1:]),
-        )
+        rest = [_rest(parts[key], part) for key, part in self._parts.items() if part.place]
+        return type(self)(new, *rest)
 
 
 TYPES: dict[Any, type[State]] = {}
@@ -170,7 +170,10 @@ def packed(
     kept = [
         key for key, x in rest.items() if not is_memory(x) or x._fields or not layout[key].slots
     ]
-    made = _state_type((SCALARS, *kept), layout)
+    for i, key in enumerate(kept):
+        layout[key] = layout[key]._replace(place=i + 1)
+    fields = [key + "_" * (key == SCALARS or hasattr(State, key)) for key in kept]
+    made = _state_type((SCALARS, *fields), layout)
     return made(place(pack(found, taken, dtype)), *(rest[key] for key in kept))
 
 
@@ -238,7 +241,7 @@ def pack(found: list, slots: list[Slot], dtype: Any) -> Array:
     """These scalars as one vector; of stacked states, as one vector each."""
     if all(isinstance(x, (np.ndarray, np.generic)) for x in found):
         return _pack(np, found, slots, dtype)
-    if any(isinstance(x, jax.core.Tracer) for x in found):
+    if any(isinstance(x, Tracer) for x in found):
         return _pack(jnp, found, slots, dtype)
     return _pack_here(found, tuple(slots), np.dtype(dtype))
 
@@ -263,7 +266,7 @@ def _scalars(slots: Any, vector: Any) -> dict[str, Any]:
     if not slots:
         return {}
     (vector,) = jax.tree.leaves(vector) or [None]  # a variable of Flax nnx holds it
-    if isinstance(vector, (jax.core.Tracer, np.ndarray)):
+    if isinstance(vector, (Tracer, np.ndarray)):
         return _unpack(slots, vector)
     if isinstance(vector, jax.ShapeDtypeStruct):
         return jax.eval_shape(functools.partial(_unpack, slots), vector)
