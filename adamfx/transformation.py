@@ -326,7 +326,7 @@ def leafwise(
         one, or a callable of the parameters that returns one.
       sums: `sums(u, here) -> {name: scalar}`, added up over the leaves: `step.sums.name` in `shared`.
       norms: `norms(u, here) -> {name: array}`, of which the 2-norm is `here.norms.name` in `leaf`; those
-        of all leaves are computed in one reduction.
+        of all leaves are computed together.
       elementwise: False for arithmetic that must not run once per result (see `configure`).
       gradient_at, evaluate_at: `(p, here) -> p`, where this block wants the gradient, or the model to
         be used; `here.memory`, and `here.shared` with `.count` and `.memory`, as in a step.

@@ -1,4 +1,4 @@
-"""2-norms that neither overflow nor vanish, all those of a step in one reduction."""
+"""2-norms that neither overflow nor vanish."""
 
 from __future__ import annotations
 

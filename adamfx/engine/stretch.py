@@ -172,7 +172,7 @@ def _sums(block: Working, leaves: Leaves, wide: list) -> Any:
 
 
 def _norms(block: Working, leaves: Leaves, wide: list) -> list:
-    """The norms of what `norms` gives of each leaf, all in one reduction."""
+    """The norms of what `norms` gives of each leaf."""
     parts = _ask(block, "norms", leaves, wide)
     found = iter(norms([[x] for part in parts for x in part.values()]))
     return [{n: next(found) for n in part} for part in parts]
