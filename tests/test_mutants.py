@@ -217,8 +217,8 @@ The update is rounded before it is added | engine/leaves.py
   test_blocks.py::test_step_rounds_once
 
 The sum of the micro-gradients is not divided | wrappers/accumulation.py
-- lambda x: x / n.astype(x.dtype)
-+ lambda x: x
+- x * share.astype(x.dtype)
++ x
   test_wrappers.py::test_accumulate_is_one_large_batch
 
 A gradient that is not finite is applied | wrappers/skipping.py

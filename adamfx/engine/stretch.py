@@ -61,7 +61,11 @@ def run_stretch(
         shared.append(_shared(block, step))
         rates = shared[-1] if spec.moments == "opens" else rates
 
-    shared = once(shared, count)
+    # What divides, as the masses of the moments do, is computed once anyway.
+    shared = [
+        s if b.spec.moments == "opens" else once(s, count)
+        for b, s in zip(blocks, shared, strict=True)
+    ]
     rows: dict[Any, list[int]] = {}
     for j in range(len(leaves)):
         active = tuple(b.own[j] is not False for b in blocks)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -51,9 +52,19 @@ def _grow(log_product: Array, gain: Array) -> Array:
 
 def mass(log_product: Array) -> Array:
     """w = 1 - prod b: the sum of the weights that an average from zero has given out so far."""
-    x = log_product[0]
-    # JAX takes the derivative of expm1 from its value, which near -1 has forgotten exp(x).
-    return jnp.where(x < -1, 1 - jnp.exp(x), -jnp.expm1(x))
+    return _one_minus_exp(log_product[0])
+
+
+@jax.custom_jvp
+def _one_minus_exp(x: Array) -> Array:
+    return -jnp.expm1(x)
+
+
+@_one_minus_exp.defjvp
+def _one_minus_exp_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """JAX takes the derivative of expm1 from its value, which near -1 has forgotten exp(x)."""
+    (x,) = primals
+    return _one_minus_exp(x), -jnp.exp(x) * tangents[0]
 
 
 def rates_of(
