@@ -26,13 +26,13 @@ def once(scalars: Any, count: jax.Array) -> Any:
     XLA copies what it takes for cheap, such as a cosine schedule, into the loop of every leaf that reads
     it, but no division; so each is divided by a one that no compiler knows to be one.
     """
-    one = jnp.where(count < 0, np.int8(2), np.int8(1))
+    one = jax.lax.select(jnp.asarray(count) < 0, np.float32(2), np.float32(1))
 
     def over_one(x: Any) -> Any:
         if not isinstance(x, Tracer):
             return x
         if x.dtype == np.bool_:
-            return x.astype(np.float32) / one.astype(np.float32) != 0
+            return x.astype(np.float32) / one != 0
         return x / one.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
     return jax.tree.map(over_one, scalars)

@@ -62,10 +62,9 @@ def run_stretch(
         rates = shared[-1] if spec.moments == "opens" else rates
 
     # What divides, as the masses of the moments do, is computed once anyway.
-    shared = [
-        s if b.spec.moments == "opens" else once(s, count)
-        for b, s in zip(blocks, shared, strict=True)
-    ]
+    opens = [block.spec.moments == "opens" for block in blocks]
+    held = once([None if o else s for o, s in zip(opens, shared, strict=True)], count)
+    shared = [s if o else h for o, s, h in zip(opens, shared, held, strict=True)]
     rows: dict[Any, list[int]] = {}
     for j in range(len(leaves)):
         active = tuple(b.own[j] is not False for b in blocks)
