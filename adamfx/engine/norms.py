@@ -42,31 +42,41 @@ def norms(groups: list[list]) -> list[jax.Array]:
         for group in groups
     ]
     parts = [
-        [part for x in group for part in _real_parts(jnp.asarray(x), dtype)]
+        [part for x in group for part in _real_parts(x, dtype)]
         for group, dtype in zip(groups, dtypes, strict=True)
     ]
-    found = iter(_norms([group for group in parts if group]))
+    filled = [group for group in parts if group]
+    found = iter(_each(filled) if trees.is_traced(filled) else _compiled(filled))
     return [
         next(found) if group else jnp.zeros((), dtype)
         for group, dtype in zip(parts, dtypes, strict=True)
     ]
 
 
-@jax.jit
-def _norms(groups: list[list]) -> list:
-    return _safe_norms(groups) if groups else []
-
-
-@jax.custom_jvp
-def _safe_norms(groups: list[list]) -> list:
+def _each(groups: list[list]) -> list:
     return each(_norm, groups)
 
 
+_compiled = jax.jit(_each)
+
+
+@jax.custom_jvp
 def _norm(xs: list) -> jax.Array:
     if xs[0].dtype == np.float64:
         return _by_three_sums(xs)
     wide = dict.fromkeys(("cpu", "cuda", "rocm"), _in_float64)
     return jax.lax.platform_dependent(xs, **wide, default=_by_three_sums)
+
+
+@_norm.defjvp
+def _norm_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    """d|x| = (c x / c|x|) dx, and 0 at 0; scaled by c, so that squares of |x| stay in range too."""
+    (xs,), (dxs,) = primals, tangents
+    size = _norm(xs)
+    c = jax.lax.select_n(_which(size * size), *map(jnp.asarray, _scales(size.dtype)))
+    terms = zip(xs, dxs, strict=True)
+    found = [jnp.sum(safe_divide(x * c, size * c) * dx) for x, dx in terms]
+    return size, functools.reduce(jax.lax.add, found)
 
 
 def _in_float64(xs: list) -> jax.Array:
@@ -94,20 +104,6 @@ def _sum_of_squares(xs: list, seen_as: Callable) -> jax.Array:
     return functools.reduce(jax.lax.add, parts(square, jax.lax.add, jnp.sum, xs))
 
 
-@_safe_norms.defjvp
-def _safe_norms_jvp(primals: tuple, tangents: tuple) -> tuple[list, list]:
-    """d|x| = (c x / c|x|) dx, and 0 at 0; scaled by c, so that squares of |x| stay in range too."""
-    found = _safe_norms(*primals)
-    return found, each(_derivative, found, *primals, *tangents)
-
-
-def _derivative(size: jax.Array, xs: list, dxs: list) -> jax.Array:
-    c = jax.lax.select_n(_which(size * size), *map(jnp.asarray, _scales(size.dtype)))
-    terms = zip(xs, dxs, strict=True)
-    found = [jnp.sum(safe_divide(x * c, size * c) * dx) for x, dx in terms]
-    return functools.reduce(jax.lax.add, found)
-
-
 def _which(total: jax.Array) -> jax.Array:
     """0 if a sum of squares is in range; 1 if it overflowed, 2 if it lost digits to underflow."""
     in_range = (total > jnp.finfo(total.dtype).tiny * 1e8) & (total < jnp.inf)
@@ -120,6 +116,7 @@ def _scales(dtype: Any) -> list:
     return [dtype.type(2.0**n) for n in (0, -e, e)]
 
 
-def _real_parts(x: jax.Array, dtype: Any) -> list[jax.Array]:
+def _real_parts(x: Any, dtype: Any) -> list[jax.Array]:
+    x = x if isinstance(x, jax.Array) else jnp.asarray(x)
     parts = [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
-    return [part.astype(dtype) for part in parts]
+    return [part if part.dtype == dtype else part.astype(dtype) for part in parts]
