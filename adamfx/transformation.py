@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import optax
 
 Tree = Any
-State = dict[str, Any]
+State = Mapping[str, Any]
 
 
 class Sentence(tuple):

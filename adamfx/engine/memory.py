@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,10 +23,15 @@ class Memory:
         return _remember, (self._fields, tuple(getattr(self, name) for name in self._fields))
 
 
-@functools.cache
+TYPES: dict[tuple[str, ...], Any] = {}
+
+
 def _memory_type(names: tuple[str, ...]) -> Any:
-    bases = (Memory, collections.namedtuple("Memory", names))
-    return type("Memory", bases, {"__slots__": ()})
+    if names not in TYPES:
+        bases = (Memory, collections.namedtuple("Memory", names))
+        made = type("Memory", bases, {"__slots__": ()})
+        return TYPES.setdefault(names, made)  # of two threads, one wins
+    return TYPES[names]
 
 
 def _remember(names: tuple[str, ...], values: Iterable) -> Memory:

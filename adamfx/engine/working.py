@@ -237,7 +237,7 @@ def _check_names(key: str, function: str, what: str, made: Any) -> dict[str, Any
 
 
 def scalar(x: Any, dtype: Any) -> Array:
-    """A scalar of a state: floats in this dtype. Plain numbers need no program to become one."""
+    """A scalar of a state: floats in this dtype; a NumPy array of a plain number, which needs no program."""
     if not isinstance(x, jax.Array):
         x = np.asarray(x)
         kind = (

@@ -241,7 +241,7 @@ def _replace(memory: Any, changes: dict[str, Any]) -> Any:
     return remember(**{**memory._asdict(), **changes})
 
 
-def _replay(tx: GradientTransformation, state: dict[str, Any], count: int) -> dict[str, Any]:
+def _replay(tx: GradientTransformation, state: Mapping[str, Any], count: int) -> dict[str, Any]:
     """The state with what is computed once per step as it is after `count` steps."""
     blocks = [(key, value.meaning) for key, value in tx.blocks]
     scalar = {
