@@ -301,6 +301,8 @@ def leafwise(
     elementwise: bool = True,
     gradient_at: Callable | None = None,
     evaluate_at: Callable | None = None,
+    per_leaf: Sequence[str] = (),
+    seed: int | None = None,
 ) -> Leafwise:
     """A block as arithmetic for one array.
 
@@ -324,18 +326,24 @@ def leafwise(
       mask: where the block acts: a tree of bools, or a callable of the parameters that returns one.
       each: a fact about each leaf, static, read as `here.own`: a tree like the parameters, a prefix of
         one, or a callable of the parameters that returns one.
-      sums: `sums(u, here) -> {name: scalar}`, added up over the leaves: `step.sums.name` in `shared`.
+      sums: `sums(u, here) -> {name: array}`, added up over the leaves: `step.sums.name` in `shared`. Here and
+        in `norms`, `here.shared` is the step so far, with `.count`, `.memory` and `.extra`.
       norms: `norms(u, here) -> {name: array}`, of which the 2-norm is `here.norms.name` in `leaf`; those
         of all leaves are computed together.
       elementwise: False for arithmetic that must not run once per result (see `configure`).
       gradient_at, evaluate_at: `(p, here) -> p`, where this block wants the gradient, or the model to
         be used; `here.memory`, and `here.shared` with `.count` and `.memory`, as in a step.
+      per_leaf: extra arguments of `update` that are trees like the parameters: `here.extra.name`.
+      seed: an int, for blocks that draw at random: `here.key` is a key of this leaf and step. Remembered as
+        `key`, threefry key data of shape (2,), uint32.
     """
+    if seed is not None and not isinstance(seed, int):
+        raise TypeError(f"leafwise: seed must be an int, got {seed!r}")
     checks.choice("leafwise", "moments", moments, (None, "opens", "corrects"))
-    needs = (*needs, *(("params",) if needs_params and "params" not in needs else ()))
+    needs = (*needs, *(("params",) if needs_params and "params" not in needs else ()), *per_leaf)
     return Leafwise(
         leaf, init, shared, init_shared, moments, whole_tree, needs, mask, each, sums, norms,
-        elementwise, gradient_at, evaluate_at,
+        elementwise, gradient_at, evaluate_at, tuple(per_leaf), seed,
     )  # fmt: skip
 
 

@@ -48,12 +48,17 @@ class Layout:
         rows = [j for j, k in zip(self.rows, keep, strict=True) if k]
         return Layout(self.where, self.structure, rows, self.grads, self.params, self.absent)
 
-    def column(self, name: str, tree: Tree) -> list:
-        """What a tree like the parameters holds for each row; None where it holds nothing."""
+    def column(self, name: str, tree: Tree, given: str = "") -> list:
+        """What a tree like the parameters holds for each row; None where it holds nothing.
+
+        `given` names an extra argument, which must hold an array for every row.
+        """
         try:
             found = self.structure.flatten_up_to(tree)
         except (ValueError, TypeError):
             found = [tree]
+        if given:
+            self._check_given(given, found, tree)
         if any(x is not None and not hasattr(x, "dtype") for x in found):
             given = self.structure.unflatten(self.grads)
             difference = trees.same_structure(given, tree) or f"{name} holds no arrays"
@@ -62,6 +67,20 @@ class Layout:
                 f"{difference}"
             )
         return [found[j] for j in self.rows]
+
+    def _check_given(self, name: str, found: list, tree: Tree) -> None:
+        fits = len(found) == len(self.grads) and all(hasattr(found[j], "dtype") for j in self.rows)
+        if not fits:
+            difference = trees.same_structure(tree, self.structure.unflatten(self.grads))
+            raise ValueError(
+                f"{self.where}: {name} must be a tree of arrays like the parameters: in it {difference}"
+            )
+        for j, path in zip(self.rows, self.paths(), strict=True):
+            if found[j].shape != np.shape(self.grads[j]):
+                raise ValueError(
+                    f"{self.where}: {name} at {path} has shape {found[j].shape}, the gradient "
+                    f"{np.shape(self.grads[j])}"
+                )
 
     def tree(self, column: list, rest: Tree = None) -> Tree:
         """A tree of a column; other leaves are those of `rest`, a tree like it, or None."""

@@ -51,13 +51,16 @@ def run_stretch(
     for real in {trees.real_dtype(d) for d in wide}:
         for block in blocks:
             block.spec_for(real)  # here, not inside of a function of one leaf
-    measured = _norms(blocks[0], leaves, wide) if blocks[0].spec.norms else None
+    given = [_given(block, leaves, extra) for block in blocks]
+    measured = None
     shared: list[Any] = []
     for block in blocks:
         spec = block.spec
-        sums = _sums(block, leaves, wide) if spec.sums else None
-        updates = leaves.updates if spec.whole_tree else []
-        step = Step(count, remember(**block.scalars), rates, updates, extra, sums)
+        step = Step(count, remember(**block.own_scalars()), rates, extra=extra)
+        if spec.norms:
+            measured = _norms(block, leaves, wide, step, given[0])
+        sums = _sums(block, leaves, wide, step, given[0]) if spec.sums else None
+        step = step._replace(updates=leaves.updates if spec.whole_tree else [], sums=sums)
         shared.append(_shared(block, step))
         rates = shared[-1] if spec.moments == "opens" else rates
 
@@ -85,11 +88,23 @@ def run_stretch(
         columns.append([(leaves.params or [])[j] if needs else None for j in members])
         columns.append([[b.memory(j) for b in acting] for j in members])
         columns.append([measured[j] if measured and active[0] else None for j in members])
+        columns.append([[x[j] for x, a in zip(given, active, strict=True) if a] for j in members])
         for j, (u, gradient, memories) in zip(members, each(function, *columns), strict=True):
             x[j], g[j] = u, gradient
             for block, memory in zip(acting, memories, strict=True):
                 block.record(j, memory)
     return leaves.replace(updates=x, gradients=g), rates
+
+
+def _given(block: Working, leaves: Leaves, extra: Mapping[str, Any]) -> list[tuple[dict, Any]]:
+    """For each row: what its `per_leaf` names hold, and a random key of this step."""
+    spec, layout = block.spec, leaves.layout
+    columns = {n: layout.column(n, extra[n], n) for n in spec.per_leaf}
+    keys: list = [None] * len(leaves)
+    if spec.seed is not None:
+        key = block.draw()
+        keys = [jax.random.fold_in(key, j) for j in layout.rows]
+    return [({n: c[j] for n, c in columns.items()}, key) for j, key in enumerate(keys)]
 
 
 def _own(block: Working, leaves: Leaves) -> list:
@@ -125,16 +140,28 @@ def _hashable(own: Any) -> Any:
 
 
 def _here(
-    block: Working, dtype: Any, to: Any, g: Array, p: Any, memory: dict, own: Any, **more: Any
+    block: Working,
+    dtype: Any,
+    to: Any,
+    g: Array,
+    p: Any,
+    memory: dict,
+    own: Any,
+    given: Any,
+    **more: Any,
 ):
     real = trees.real_dtype(dtype)
     wide = {n: _widen(m, dtype, real) for n, m in memory.items()}
     declared = p if "params" in block.spec.needs else None
     own = own.value if isinstance(own, _Own) else own
-    return Here(block.name, declared, g, remember(**wide), to, own, **more)
+    extra, key = given
+    seen = remember(**{n: _widen(x, dtype, real) for n, x in extra.items()}) if extra else None
+    return Here(block.name, declared, g, remember(**wide), to, own, extra=seen, key=key, **more)
 
 
-def _ask(block: Working, function: str, leaves: Leaves, wide: list) -> list[dict[str, Any]]:
+def _ask(
+    block: Working, function: str, leaves: Leaves, wide: list, step: Step, given: list
+) -> list[dict[str, Any]]:
     """What `sums` or `norms` of a block returns for each row on which it acts; else {}."""
     needs = leaves.params is not None and "params" in block.spec.needs
     rows: dict[Any, list[int]] = {}
@@ -145,9 +172,11 @@ def _ask(block: Working, function: str, leaves: Leaves, wide: list) -> list[dict
     for (_, dtype, to), members in rows.items():
         spec, own = block.spec_for(trees.real_dtype(dtype)), block.own[members[0]]
 
-        def one(u, g, p, memory, dtype=dtype, to=to, spec=spec, own=own):
+        def one(u, g, p, memory, given, dtype=dtype, to=to, spec=spec, own=own):
             u, g, p = (None if x is None else x.astype(dtype) for x in (u, g, p))
-            made = getattr(spec, function)(u, _here(block, dtype, to, g, p, memory, own))
+            at = trees.cast_floats(step, trees.real_dtype(dtype))
+            here = _here(block, dtype, to, g, p, memory, own, given, shared=at)
+            made = getattr(spec, function)(u, here)
             if not isinstance(made, dict):
                 raise TypeError(
                     f"{block.key}: {function} must return {{name: array}}, got {made!r}"
@@ -157,14 +186,15 @@ def _ask(block: Working, function: str, leaves: Leaves, wide: list) -> list[dict
         columns = [[leaves.updates[j] for j in members], [leaves.gradients[j] for j in members]]
         columns.append([(leaves.params or [])[j] if needs else None for j in members])
         columns.append([block.memory(j) for j in members])
+        columns.append([given[j] for j in members])
         for j, made in zip(members, each(one, *columns), strict=True):
             found[j] = made
     return found
 
 
-def _sums(block: Working, leaves: Leaves, wide: list) -> Any:
+def _sums(block: Working, leaves: Leaves, wide: list, step: Step, given: list) -> Any:
     """What `sums` gives, added over the leaves."""
-    parts = [x for x in _ask(block, "sums", leaves, wide) if x]
+    parts = [x for x in _ask(block, "sums", leaves, wide, step, given) if x]
     names = parts[0] if parts else {}
     return remember(
         **{
@@ -174,9 +204,9 @@ def _sums(block: Working, leaves: Leaves, wide: list) -> Any:
     )
 
 
-def _norms(block: Working, leaves: Leaves, wide: list) -> list:
+def _norms(block: Working, leaves: Leaves, wide: list, step: Step, given: list) -> list:
     """The norms of what `norms` gives of each leaf."""
-    parts = _ask(block, "norms", leaves, wide)
+    parts = _ask(block, "norms", leaves, wide, step, given)
     found = iter(norms([[x] for part in parts for x in part.values()]))
     return [{n: next(found) for n in part} for part in parts]
 
@@ -204,12 +234,13 @@ def _leaf_function(
     specs = [block.spec_for(real) for block in blocks]
     shared = [trees.cast_floats(s, real) for s in shared]
 
-    def leaf(x, g, p, memories, sizes):
+    def leaf(x, g, p, memories, sizes, given):
         x, g = x.astype(dtype), g.astype(dtype)
         at = None if p is None else p.astype(dtype)
         moments = Moments(direction=x, gradient=g)
         new = []
-        for block, spec, s, o, old in zip(blocks, specs, shared, own, memories, strict=True):
+        rows = zip(blocks, specs, shared, own, memories, given, strict=True)
+        for block, spec, s, o, old, more in rows:
             if spec.moments == "corrects":
                 if not moments.is_open:
                     raise ValueError(
@@ -220,7 +251,9 @@ def _leaf_function(
                 moments = moments.close()
             mine = sizes if block is blocks[0] else None
             named = None if mine is None else remember(**mine)
-            here = _here(block, dtype, to, moments.gradient, at, old, o, shared=s, norms=named)
+            here = _here(
+                block, dtype, to, moments.gradient, at, old, o, more, shared=s, norms=named
+            )
             out = spec.leaf(moments if spec.moments == "corrects" else moments.direction, here)
             memory = old
             if spec.init:
@@ -238,8 +271,8 @@ def _leaf_function(
     if not single_pass.is_on() or not all(spec.elementwise for spec in specs):
         return leaf
 
-    def apart(x, g, p, memories, sizes):
-        return single_pass.each_from_old(lambda a: leaf(*a), count, (x, g, p, memories, sizes))
+    def apart(*row):
+        return single_pass.each_from_old(lambda a: leaf(*a), count, row)
 
     return apart
 

@@ -28,6 +28,8 @@ class Leafwise(NamedTuple):
     elementwise: bool = True
     gradient_at: Callable | None = None
     evaluate_at: Callable | None = None
+    per_leaf: tuple[str, ...] = ()
+    seed: int | None = None
 
     @property
     def looks_around(self) -> bool:
@@ -74,11 +76,14 @@ class Here:
 
     `param` the parameter, for blocks that declare they need it; `gradient` as the estimators saw it;
     `memory` what this block remembers of this leaf, by name; `shared` what its `shared` returned; `norms`
-    the norms of what its `norms` returned; `own` what its `each` says of this leaf; `dtype` what the
-    parameter is stored in.
+    the norms of what its `norms` returned; `own` what its `each` says of this leaf; `extra` what its
+    `per_leaf` names hold of this leaf; `key` a random key of this leaf and step, for blocks with a `seed`;
+    `dtype` what the parameter is stored in.
     """
 
-    __slots__ = ("_block", "_param", "dtype", "gradient", "memory", "norms", "own", "shared")
+    __slots__ = (
+        "_block", "_param", "dtype", "extra", "gradient", "key", "memory", "norms", "own", "shared",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -90,10 +95,13 @@ class Here:
         own: Any = None,
         shared: Any = None,
         norms: Any = None,
+        extra: Any = None,
+        key: Any = None,
     ):
         self._block, self._param = block, param
         self.gradient, self.memory, self.dtype = gradient, memory, dtype
         self.own, self.shared, self.norms = own, shared, norms
+        self.extra, self.key = extra, key
 
     @property
     def param(self) -> Array:

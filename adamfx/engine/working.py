@@ -52,13 +52,15 @@ class Working:
         return self.specs[dtype]
 
     def _scalars_at_the_start(self) -> dict[str, Any]:
+        seed = self.spec.seed if self.is_leafwise else None
+        key = {} if seed is None else {"key": jax.random.key_data(_key(seed))}
         if self.spec.init_shared is None:
-            return {}
+            return key
         if self.is_leafwise and self.spec.shared is None:
             raise TypeError(
                 f"{self.key}: it has init_shared but no shared, which would compute the new scalars of a step"
             )
-        return _check_names(self.key, "init_shared", "scalar", self.spec.init_shared())
+        return _check_names(self.key, "init_shared", "scalar", self.spec.init_shared()) | key
 
     # ---- init ----
 
@@ -199,14 +201,31 @@ class Working:
 
     def new_scalars(self, found: Mapping[str, Any]) -> None:
         """Takes the scalars of a step; of the dtype and shape that they have."""
-        if not isinstance(found, Mapping) or set(found) != set(self.starts):
+        old = self.own_scalars()
+        if not isinstance(found, Mapping) or set(found) != set(old):
             names = sorted(found) if isinstance(found, Mapping) else repr(found)
             raise ValueError(
-                f"{self.key}: shared remembers {names}, init_shared made {sorted(self.starts)}"
+                f"{self.key}: shared remembers {names}, init_shared made {sorted(old)}"
             )
-        self.scalars = {
-            n: like(self.key, "shared", n, found[n], x) for n, x in self.scalars.items()
-        }
+        self.scalars |= {n: like(self.key, "shared", n, found[n], x) for n, x in old.items()}
+
+    def own_scalars(self) -> dict[str, Array]:
+        """The scalars that `shared` reads and writes: all but the random key."""
+        seeded = self.is_leafwise and self.spec.seed is not None
+        return {n: x for n, x in self.scalars.items() if not (seeded and n == "key")}
+
+    def draw(self) -> Array:
+        """A random key for this step; another stays for the next."""
+        new, now = jax.random.split(jax.random.wrap_key_data(self.scalars["key"], impl=KEYS))
+        self.scalars["key"] = jax.random.key_data(new)
+        return now
+
+
+KEYS = "threefry2x32"  # what a state holds must not depend on a setting of JAX
+
+
+def _key(seed: int) -> Array:
+    return jax.random.key(seed, impl=KEYS)
 
 
 EXPECTED: dict[Any, dict[str, tuple]] = {}  # shapes and dtypes of memory by form and shape of leaf
