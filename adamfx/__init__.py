@@ -27,8 +27,29 @@ from adamfx.masks import (
     path_matches,
 )
 from adamfx.moments.corrections import bias_correct, center, nesterov, rectify, running_max
-from adamfx.moments.estimators import Estimator, decayed_max, ema, mean, total, trace, yogi_ema
+from adamfx.moments.estimators import (
+    Estimator,
+    Own,
+    Recursion,
+    decayed_max,
+    ema,
+    estimator,
+    mean,
+    total,
+    trace,
+    yogi_ema,
+)
 from adamfx.moments.scale_by_moments import scale_by_moments
+from adamfx.moments.statistics import Reading, Statistic, given, mean_square, statistic
+from adamfx.moments.storages import (
+    Form,
+    Storage,
+    cast,
+    cast_stochastically,
+    cover,
+    factored,
+    storage,
+)
 from adamfx.optimizers.adaptive import (
     adabelief,
     adadelta,
@@ -112,8 +133,23 @@ __all__ = [
     "set",
     "hyperparams",
     "set_hyperparams",
-    # moments: estimators, the block that opens the record, corrections
+    # moments: statistic, recursion, storage; the block that opens the record, corrections
+    "Statistic",
+    "statistic",
+    "Reading",
+    "mean_square",
+    "given",
+    "Storage",
+    "storage",
+    "Form",
+    "cast",
+    "cast_stochastically",
+    "factored",
+    "cover",
     "Estimator",
+    "estimator",
+    "Recursion",
+    "Own",
     "ema",
     "trace",
     "total",

@@ -38,7 +38,11 @@ def test_every_public_name_of_a_module_is_exported():
         }
         inner = {"value_at", "predicate", "estimator", "square", "rates_of", "foreign", "mass"}
         inner |= {
-            "as_recursion",
+            "average_of",
+            "reading",
+            "check",
+            "shape_of",
+            "round_between",
             "as_transformation",
             "pair",
             "when",

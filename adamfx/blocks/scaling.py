@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.engine.record import Rates, safe_divide, safe_root
-from adamfx.moments.estimators import ema, square
+from adamfx.moments.estimators import ema
+from adamfx.moments.statistics import square
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Dynamic, Exact

@@ -8,6 +8,7 @@ plain direction closes it, by `close`. Nothing of it is ever seen outside a chai
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,17 @@ class Rates(NamedTuple):
     mass: Array  # sum of the weights given out so far, w_t
     next_decay: Array  # b of the next step
     next_mass: Array  # w_{t+1}
+    count: Any = None  # steps done before this one; below 0 while a side prepares
+
+
+class Frame(NamedTuple):
+    """Linear maps to the coordinates in which a second moment divides elementwise, and back."""
+
+    into: Callable[[Array], Array]
+    back: Callable[[Array], Array]
+
+
+HERE = Frame(lambda x: x, lambda x: x)
 
 
 class Side(NamedTuple):
@@ -32,6 +44,7 @@ class Side(NamedTuple):
     value: Array
     rates: Rates
     corrected: bool = False
+    frame: Frame = HERE  # of the second moment
 
 
 class Denominator(NamedTuple):
@@ -40,7 +53,7 @@ class Denominator(NamedTuple):
     eps: Array = 0.0
     eps_root: Array = 0.0
     where: str = "out"
-    root: bool = True  # square root for statistics of degree two, none for abs(g)
+    power: Any = 0.5  # of v: half for statistics of degree two, 1 for abs(g)
 
 
 NO_DENOMINATOR = Denominator()
@@ -85,6 +98,17 @@ def _safe_root_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return y, safe_divide(0.5, y) * tangents[0]
 
 
+def power_of(p: Any) -> Callable[[Array], Array]:
+    """x -> x^p for x >= 0, with 0 for the derivative at 0."""
+    if isinstance(p, (int, float)) and p in (0.5, 1):
+        return safe_root if p == 0.5 else lambda x: x
+
+    def power(x):
+        return jnp.where(x == 0, 0, jnp.where(x == 0, 1, x) ** p)
+
+    return power
+
+
 DENOMINATORS = {
     "out": lambda v, root, eps: root(v) + eps,
     "in": lambda v, root, eps: root(v + eps),
@@ -94,10 +118,12 @@ DENOMINATORS = {
 
 
 def quotient(r: Moments) -> Array:
-    """u = m / (sqrt(v + eps_root) + eps), or what `where` and `root` make of it; 0 for x / 0."""
+    """u = m / (sqrt(v + eps_root) + eps), or what `where` and `power` make of it; 0 for x / 0."""
     numerator = r.direction if r.first is None else r.first.value
     if r.second is None:
         return numerator
     d = r.denominator
-    root = safe_root if d.root else lambda v: v
-    return safe_divide(numerator, DENOMINATORS[d.where](r.second.value + d.eps_root, root, d.eps))
+    frame, v = r.second.frame, r.second.value + d.eps_root
+    return frame.back(
+        safe_divide(frame.into(numerator), DENOMINATORS[d.where](v, power_of(d.power), d.eps))
+    )

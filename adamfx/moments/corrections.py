@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
-from adamfx.engine.record import Side, quotient, safe_divide
+from adamfx.engine.record import HERE, Side, quotient, safe_divide
 from adamfx.engine.trees import real_dtype
-from adamfx.moments.estimators import Recursion, square
+from adamfx.moments.estimators import Recursion
 from adamfx.moments.scale_by_moments import rates_of
+from adamfx.moments.statistics import square
 from adamfx.schedules import Decay
 from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Exact
@@ -87,7 +88,7 @@ def nesterov(decay: Decay | None = None):
         return rates, {"log_product": grown}
 
     def leaf(r, here):
-        m, rates, corrected = _needs("nesterov", r.first, "first moment")
+        m, rates, corrected, _ = _needs("nesterov", r.first, "first moment")
         of_m, of_g = (rates, rates) if decay is None else (here.shared, here.shared)
         a, c = of_m.next_decay, of_g.gain
         if corrected:
@@ -111,6 +112,11 @@ def running_max():
 
     def leaf(r, here):
         second = _needs("running_max", r.second, "second moment")
+        if second.frame is not HERE:
+            raise ValueError(
+                "running_max: the second moment before it is kept in a basis that changes, where the "
+                "largest so far means nothing; leave one of the two out"
+            )
         v = jnp.maximum(here.memory.nu_max, second.value)
         return r.replace(second=second._replace(value=v)), {"nu_max": v}
 
@@ -124,6 +130,7 @@ def center():
     def leaf(r, here):
         m = _needs("center", r.first, "first moment").value
         second = _needs("center", r.second, "second moment")
+        m = second.frame.into(m)
         v = jnp.maximum(second.value - square(m), 0)  # rounding must not make it negative
         return r.replace(direction=r.gradient, first=None, second=second._replace(value=v))
 

@@ -1,5 +1,12 @@
 """Estimators: running statistics of the gradient, each written for one array.
 
+An estimator is a statistic (what of the gradient: moments/statistics.py), a recursion (how it is averaged:
+this file) and a storage (how the result is kept: moments/storages.py).
+
+    @fx.estimator
+    def half_life(steps: fx.Exact):
+        return fx.Recursion(lambda s, x, r: s + r.gain * (x - s), decay=0.5 ** (1 / steps), weighs=True)
+
 Notation: x the newest value of the statistic, s its running estimate, b the decay, w the mass (the
 sum of the weights given out so far), t = count + 1 the step.
 """
@@ -13,37 +20,13 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.engine.record import Rates
+from adamfx.moments import statistics
+from adamfx.moments.storages import Storage
 from adamfx.schedules import Decay
-from adamfx.values.constructor import Exact, constructor
+from adamfx.values.constructor import Exact, P, constructor
 from adamfx.values.value import Value
 
 Array = Any
-
-
-# ---- statistics ----------------------------------------------------------------------------------
-
-
-class Statistic(NamedTuple):
-    """What an estimator reads: a function of the gradient g and the new first moment m."""
-
-    of: Callable[[Array, Array], Array]
-    degree: int  # in g; the division takes the square root of degree two
-    is_real: bool = True
-    per_leaf: bool = False  # one number for the whole array
-
-
-def square(g: Array) -> Array:
-    """|g|^2, real."""
-    return (g * g.conj()).real if jnp.iscomplexobj(g) else g * g
-
-
-STATISTICS = {
-    "value": Statistic(lambda g, m: g, degree=1, is_real=False),
-    "square": Statistic(lambda g, m: square(g), degree=2),
-    "abs": Statistic(lambda g, m: jnp.abs(g), degree=1),
-    "deviation": Statistic(lambda g, m: square(g - m), degree=2),
-    "norm_square": Statistic(lambda g, m: jnp.sum(square(g)), degree=2, per_leaf=True),
-}
 
 
 # ---- estimators ----------------------------------------------------------------------------------
@@ -57,9 +40,23 @@ class Recursion(NamedTuple):
     gain: Callable[[Array, Array], Array] | None = (
         None  # (count, 1 - b) -> weight of x; None: 1 - b
     )
-    of: Any = None  # a key of STATISTICS; None: the side's own
+    of: Any = None  # a statistic, or the word of one; None: the side's own
     initial: Any = 0.0
     weighs: bool = False  # mass 1 - prod b; else the mass is 1
+    storage: Storage | None = None  # None: as it is
+    is_linear: bool = False  # in s and x, so that it may run on what a linear storage keeps
+
+
+class Own(NamedTuple):
+    """The meaning of an estimator with a memory of its own form."""
+
+    init: Callable[[Array], dict[str, Any]]  # p -> arrays by the end of their name
+    step: Callable  # (memory, g, rates) -> (value, memory, frame): a Frame, or None
+    decay: Any = 0.0
+    gain: Callable | None = None
+    weighs: bool = False
+    degree: int = 2  # of the value in g
+    prepares: int = 0  # so many first gradients reach this side only, and move nothing
 
 
 class Estimator(Value):
@@ -68,25 +65,39 @@ class Estimator(Value):
     __slots__ = ()
 
 
-estimator = constructor(Estimator)
+def estimator(function: Callable[P, Any]) -> Callable[P, Estimator]:
+    """Decorator: makes a constructor of estimator values from a plain function.
+
+    The function returns a `Recursion`, or `Own` for a memory of its own form; its parameters are declared as
+    those of a block.
+    """
+    return _construct(function)
+
+
+_construct = constructor(Estimator)
 
 
 def _first_whole(first_whole: bool) -> Callable:
     return lambda count, gain: jnp.where(count == 0, 1.0, gain) if first_whole else gain
 
 
-def _reads(name: str, of: str | None) -> None:
-    checks.choice(name, "of", of, (None, *STATISTICS))
+def _check(name: str, of: Any, storage: Any) -> None:
+    statistics.check(name, of)
+    if storage is not None and not isinstance(storage, Storage):
+        raise TypeError(
+            f"{name}: storage must be one such as factored() or cast('bfloat16'), got {storage!r}"
+        )
 
 
 @estimator
 def ema(
     decay: Decay,
     *,
-    of: str | None = None,
+    of: Any = None,
     first_whole: bool = False,
     initial: Exact = 0.0,
     eps: Exact = 0.0,
+    storage: Storage | None = None,
 ):
     """Exponential moving average: s <- s + (1 - b)(x - s) + eps, mass w <- b w + (1 - b).
 
@@ -95,25 +106,33 @@ def ema(
     Args:
       decay: b in [0, 1); a number, an array, or a schedule.
       of: the statistic x: "value" g, "square" |g|^2, "abs" |g|, "deviation" |g - m|^2 from the new
-        first moment, "norm_square" the sum of |g|^2 over the leaf. None: g on the left of
+        first moment, "innovation" from the one before, "norm_square" the sum of |g|^2 over the leaf,
+        "left" g g^T, "right" g^T g; or a statistic such as mean_square(-2). None: g on the left of
         scale_by_moments, |g|^2 on the right.
       first_whole: the first x enters with weight one; then the mass is one from the start.
       initial: s before the first step (not part of the mass).
       eps: added to s at every step (AdaBelief).
+      storage: how s is kept: None, as it is; factored(), cover(), cast("bfloat16"), ...
     """
     checks.decay("ema", decay)
-    _reads("ema", of)
+    _check("ema", of, storage)
     checks.number("ema", "eps", eps, low=0)
 
     def update(s, x, r):
         return s + (r.gain * (x - s) + eps)  # one rounding of s per step
 
-    return Recursion(update, decay, _first_whole(first_whole), of, initial, weighs=not first_whole)
+    whole = _first_whole(first_whole)
+    return Recursion(update, decay, whole, of, initial, not first_whole, storage, is_linear=True)
 
 
 @estimator
 def trace(
-    decay: Decay, dampening: Exact = 0.0, *, of: str | None = None, first_whole: bool = False
+    decay: Decay,
+    dampening: Exact = 0.0,
+    *,
+    of: Any = None,
+    first_whole: bool = False,
+    storage: Storage | None = None,
 ):
     """Momentum: s <- b s + (1 - dampening) x. Never corrected. Polyak 1964.
 
@@ -121,7 +140,7 @@ def trace(
     """
     checks.decay("trace", decay)
     checks.number("trace", "dampening", dampening, low=0, high=1)
-    _reads("trace", of)
+    _check("trace", of, storage)
 
     def update(s, x, r):
         return r.decay * s + r.gain * x
@@ -129,48 +148,55 @@ def trace(
     def gain(count, _):
         return _first_whole(first_whole)(count, 1 - dampening)
 
-    return Recursion(update, decay, gain, of)
+    return Recursion(update, decay, gain, of, storage=storage, is_linear=True)
 
 
 @estimator
-def total(initial: Exact = 0.0, *, of: str | None = None):
+def total(initial: Exact = 0.0, *, of: Any = None, storage: Storage | None = None):
     """Sum: s <- s + x, from `initial`. Duchi et al. 2011 (AdaGrad)."""
     checks.number("total", "initial", initial, low=0)
-    _reads("total", of)
-    return Recursion(lambda s, x, r: s + x, 1.0, lambda count, _: 1.0, of, initial)
+    _check("total", of, storage)
+
+    def gain(count, _):
+        return 1.0
+
+    return Recursion(lambda s, x, r: s + x, 1.0, gain, of, initial, storage=storage, is_linear=True)
 
 
 @estimator
-def mean(*, of: str | None = None):
+def mean(*, of: Any = None, storage: Storage | None = None):
     """Plain mean of all values: s <- s + (x - s) / t. Polyak & Juditsky 1992."""
-    _reads("mean", of)
+    _check("mean", of, storage)
 
     def gain(count, _):
         return 1 / (count + 1).astype(jnp.result_type(float))
 
-    return Recursion(lambda s, x, r: s + r.gain * (x - s), 0.0, gain, of)
+    update = lambda s, x, r: s + r.gain * (x - s)  # noqa: E731
+    return Recursion(update, 0.0, gain, of, storage=storage, is_linear=True)
 
 
 @estimator
-def decayed_max(decay: Decay, *, of: str = "abs", eps: Exact = 0.0):
+def decayed_max(decay: Decay, *, of: Any = "abs", eps: Exact = 0.0, storage: Storage | None = None):
     """Decaying maximum: s <- max(b s, x + eps), x = |g|. Kingma & Ba 2015, algorithm 2 (AdaMax)."""
     checks.decay("decayed_max", decay)
     checks.number("decayed_max", "eps", eps, low=0)
-    _reads("decayed_max", of)
+    _check("decayed_max", of, storage)
 
     def update(s, x, r):
         return jnp.maximum(s - r.gain * s, x + eps)  # b s, with the rounding of 1 - b, not of b
 
-    return Recursion(update, decay, None, of)
+    return Recursion(update, decay, None, of, storage=storage)
 
 
 @estimator
-def yogi_ema(decay: Decay, *, of: str | None = None, initial: Exact = 1e-6):
+def yogi_ema(
+    decay: Decay, *, of: Any = None, initial: Exact = 1e-6, storage: Storage | None = None
+):
     """s <- s - (1 - b) sign(s - x) x; mass 1 - prod b by convention. Zaheer et al. 2018, eq. 5."""
     checks.decay("yogi_ema", decay)
-    _reads("yogi_ema", of)
+    _check("yogi_ema", of, storage)
 
     def update(s, x, r):
         return s - r.gain * jnp.sign(s - x) * x
 
-    return Recursion(update, decay, None, of, initial, weighs=True)
+    return Recursion(update, decay, None, of, initial, weighs=True, storage=storage)

@@ -13,9 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
-from adamfx.engine.record import DENOMINATORS, Denominator, Moments, Rates, Side
+from adamfx.engine.placement import along
+from adamfx.engine.record import DENOMINATORS, HERE, Denominator, Moments, Rates, Side
 from adamfx.engine.trees import real_dtype
-from adamfx.moments.estimators import STATISTICS, Estimator, Recursion, ema
+from adamfx.moments.estimators import Estimator, Own, Recursion, ema
+from adamfx.moments.statistics import At, reading, shape_of
+from adamfx.moments.storages import WHOLE, cast
 from adamfx.schedules import Decay, value_at
 from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Exact
@@ -68,17 +71,111 @@ def _one_minus_exp_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 
 def rates_of(
-    r: Recursion, count: Array, log_product: Array | None, lags: bool
+    r: Recursion | Own, count: Array, log_product: Array | None, lags: bool
 ) -> tuple[Rates, Array]:
     """The scalars of one side at this step, and the new log of the product of its decays."""
     b, next_b = value_at(r.decay, count), value_at(r.decay, count + 1)
     gain = 1 - b if r.gain is None else r.gain(count, 1 - b)
     if log_product is None:
-        return Rates(b, gain, 1.0, next_b, 1.0), None
+        return Rates(b, gain, 1.0, next_b, 1.0, count), None
     grown = _grow(log_product, 1 - b)
     if lags:
-        return Rates(b, gain, mass(log_product), b, mass(grown)), grown
-    return Rates(b, gain, mass(grown), next_b, mass(_grow(grown, 1 - next_b))), grown
+        return Rates(b, gain, mass(log_product), b, mass(grown), count), grown
+    return Rates(b, gain, mass(grown), next_b, mass(_grow(grown, 1 - next_b)), count), grown
+
+
+# ---- one side ------------------------------------------------------------------------------------
+
+
+class Running:
+    """One side of `scale_by_moments` at work on one array: its statistic, recursion and storage."""
+
+    def __init__(self, name: str, side: Any, of: str, dtype: Any, lags: bool):
+        self.name, self.lags, self.dtype = name, lags, dtype
+        self.meaning = (side if isinstance(side, Estimator) else ema(side)).meaning
+        self.own = isinstance(self.meaning, Own)
+        self.prepares = self.meaning.prepares if self.own else 0
+        if self.own and (dtype is not None or lags):
+            what = f"{name}_dtype" if dtype is not None else "lag"
+            raise ValueError(
+                f"scale_by_moments: {side!r} has a memory of its own form, without {what}"
+            )
+        self.reading = None if self.own else reading(self.meaning.of or of)
+        self.degree = self.meaning.degree if self.own else self.reading.degree
+        self.needs = () if self.own else self.reading.needs
+        kept = None if self.own else self.meaning.storage
+        if dtype is not None:
+            if kept is not None:
+                raise ValueError(
+                    f"scale_by_moments: give {name}_dtype or storage={kept!r}, not both"
+                )
+            kept = cast(dtype)
+        self.form = WHOLE if kept is None else kept.meaning
+
+    def start(self, p: Array) -> dict[str, Any]:
+        """What is remembered of one parameter at the start."""
+        if self.own:
+            return self._named(self.meaning.init(p))
+        r, x = self.meaning, self.reading
+        dtype = real_dtype(p.dtype) if x.is_real else p.dtype
+        shape = shape_of(x, p)
+        is_zero = isinstance(r.initial, float) and r.initial == 0
+        s = jnp.zeros(shape, dtype) if is_zero else jnp.full(shape, r.initial, dtype)
+        if jnp.iscomplexobj(s) and not jnp.issubdtype(self.dtype or s.dtype, jnp.complexfloating):
+            raise ValueError(
+                f"scale_by_moments: {self.name}_dtype {self.dtype} cannot hold the complex moment {self.name}"
+            )
+        parts = self.form.write(s, None)
+        return self._named({n: _beside(p, x) for n, x in parts.items()})
+
+    def step(
+        self, g: Array, at: At, rates: Rates, memory: Any, key: Any
+    ) -> tuple[Side, Array, dict]:
+        """(the side as the division sees it, the new moment, what to remember)."""
+        parts = self._parts(memory)
+        if self.own:
+            value, parts, frame = self.meaning.step(parts, g, rates)
+            return Side(value, rates, frame=frame or HERE), value, self._named(parts)
+        r, form, x = self.meaning, self.form, self.reading.of(g, at)
+        if form.is_linear and r.is_linear:
+            written = form.write(x, key)
+            new = {n: r.update(parts[n], written[n], rates) for n in parts}
+            s = form.read(new, x)
+        else:
+            s = r.update(form.read(parts, x), x, rates)
+            new = form.write(s, key)
+            s = form.read(new, x) if form.divides_by_stored else s
+        if self.prepares:
+            new = {n: jnp.where(rates.count < 0, parts[n], y) for n, y in new.items()}
+        used = form.read(parts, x) if self.lags else s
+        return Side(used, rates), s, self._named(new)
+
+    def before(self, memory: Any, g: Array) -> Array:
+        """The moment before this step."""
+        return g if self.own else self.form.read(self._parts(memory), g)
+
+    def _named(self, parts: dict) -> dict:
+        return {f"{self.name}_{n}" if n else self.name: x for n, x in parts.items()}
+
+    def _parts(self, memory: Any) -> dict:
+        start = f"{self.name}_"
+        mine = [n for n in memory._fields if n == self.name or n.startswith(start)]
+        return {n[len(start) :]: getattr(memory, n) for n in mine}
+
+
+def average_of(side: Any) -> Recursion | None:
+    """The recursion of a side that is an exponential average kept whole; None for any other."""
+    r = None if side is None else (side if isinstance(side, Estimator) else ema(side)).meaning
+    fits = isinstance(r, Recursion) and r.weighs and r.storage is None
+    return r if fits else None
+
+
+def _beside(p: Array, x: Array) -> Any:
+    """Memory that has the axes of its parameter, some of them shrunk to one, lies as these do."""
+    if x.ndim != p.ndim or x.shape == p.shape:
+        return x
+    pairs = zip(x.shape, p.shape, strict=True)
+    return along(x, [i if a == b else None for i, (a, b) in enumerate(pairs)])
 
 
 # ---- scale_by_moments ----------------------------------------------------------------------------
@@ -91,13 +188,6 @@ def _plain(side: Any) -> Any:
     return side
 
 
-def as_recursion(side: Any, of: str) -> Recursion | None:
-    if side is None:
-        return None
-    r = (side if isinstance(side, Estimator) else ema(side)).meaning
-    return r._replace(of=r.of or of)
-
-
 @block
 def scale_by_moments(
     b1: Decay | Estimator | None,
@@ -106,6 +196,7 @@ def scale_by_moments(
     eps: Exact = 1e-8,
     eps_root: Exact = 0.0,
     where: str = "out",
+    power: Exact = 0.5,
     lag: str | None = None,
     mu_dtype: Any = None,
     nu_dtype: Any = None,
@@ -122,12 +213,14 @@ def scale_by_moments(
       eps_root: >= 0, added under the root.
       where: "out", u = m / (sqrt(v) + eps); "in", m / sqrt(v + eps); "hat", eps is added before v is
         bias-corrected (the paper's second form); "floor", m / max(sqrt(v), eps).
+      power: in (0, 1], of v in place of the square root (Padam).
       lag: "first" or "second": that side is used as it was before this step.
-      mu_dtype, nu_dtype: how the moments are stored; None: as the parameter, float32 at least.
+      mu_dtype, nu_dtype: how the moments are stored, short for the storage `cast(dtype)`; None: as the
+        parameter, float32 at least.
 
-    Remembers `mu`, `nu` (like the parameter; real for complex parameters; a scalar per leaf for
-    "norm_square") and `mu_log_product`, `nu_log_product`, the log of the product of the decays so
-    far with its rounding error, from which the mass is computed.
+    Remembers `mu`, `nu` (of the shape of their statistic, real for complex parameters; other storages keep
+    them in parts, such as `nu_rows`) and `mu_log_product`, `nu_log_product`, the log of the product of the
+    decays so far with its rounding error, from which the mass is computed.
     """
     name = "scale_by_moments"
     for n, b in (("b1", b1), ("b2", b2)):
@@ -137,51 +230,75 @@ def scale_by_moments(
         checks.floating(name, n, dtype)
     checks.number(name, "eps", eps, low=0)
     checks.number(name, "eps_root", eps_root, low=0)
+    checks.number(name, "power", power, low=0, high=1)
     checks.choice(name, "where", where, tuple(DENOMINATORS))
     checks.choice(name, "lag", lag, (None, "first", "second"))
     if _plain(b1) is not b1 or _plain(b2) is not b2:
-        options = {"where": where, "lag": lag, "mu_dtype": mu_dtype, "nu_dtype": nu_dtype}
+        options = {
+            "where": where,
+            "power": power,
+            "lag": lag,
+            "mu_dtype": mu_dtype,
+            "nu_dtype": nu_dtype,
+        }
         return scale_by_moments(_plain(b1), _plain(b2), eps=eps, eps_root=eps_root, **options)
-    sides = {"mu": as_recursion(b1, "value"), "nu": as_recursion(b2, "square")}
-    sides = {n: r for n, r in sides.items() if r is not None}
+    given = {"mu": (b1, "value", mu_dtype, "first"), "nu": (b2, "square", nu_dtype, "second")}
+    sides = {
+        n: Running(n, b, of, dtype, lag == which)
+        for n, (b, of, dtype, which) in given.items()
+        if b is not None
+    }
     if not sides:
         raise ValueError(f"{name}: b1 and b2 are both None; give at least one decay or estimator")
-    dtypes = {"mu": mu_dtype, "nu": nu_dtype}
-    lags = {"mu": lag == "first", "nu": lag == "second"}
+    prepares = max(s.prepares for s in sides.values())
+    for s in sides.values():
+        s.prepares = prepares
+    degree = sides["nu"].degree if "nu" in sides else 2
+    divide = Denominator(eps, eps_root, where, power if degree == 2 else 1)
 
     def init(p):
-        def start(n, r):
-            x = STATISTICS[r.of]
-            shape = () if x.per_leaf else p.shape
-            dtype = dtypes[n] or (real_dtype(p.dtype) if x.is_real else p.dtype)
-            if jnp.iscomplexobj(p) and not x.is_real and not jnp.issubdtype(dtype, p.dtype):
-                raise ValueError(f"{name}: {n}_dtype {dtype} cannot hold the complex moment {n}")
-            is_zero = isinstance(r.initial, float) and r.initial == 0
-            return jnp.zeros(shape, dtype) if is_zero else jnp.full(shape, r.initial, dtype)
-
-        return {n: start(n, r) for n, r in sides.items()}
+        return {n: x for s in sides.values() for n, x in s.start(p).items()}
 
     def init_shared():
-        return {f"{n}_log_product": np.zeros(2) for n, r in sides.items() if r.weighs}
+        return {f"{n}_log_product": np.zeros(2) for n, s in sides.items() if s.meaning.weighs}
 
     def shared(step):
         rates, memory = {}, {}
-        for n, r in sides.items():
-            old = getattr(step.memory, f"{n}_log_product") if r.weighs else None
-            rates[n], new = rates_of(r, step.count, old, lags[n])
-            if r.weighs:
-                memory[f"{n}_log_product"] = new
+        count = step.count - prepares
+        for n, s in sides.items():
+            weighs = s.meaning.weighs
+            old = getattr(step.memory, f"{n}_log_product") if weighs else None
+            of = jnp.maximum(count, 0) if prepares else count
+            rates[n], new = rates_of(s.meaning, of, old, s.lags)
+            rates[n] = rates[n]._replace(count=count)
+            if weighs:
+                memory[f"{n}_log_product"] = jnp.where(count < 0, old, new) if prepares else new
         return (rates.get("mu"), rates.get("nu")), memory
 
     def leaf(g, here):
-        new, used = {}, {}
-        for (n, r), rates in zip(sides.items(), filter(None, here.shared), strict=True):
-            s = getattr(here.memory, n)
-            x = STATISTICS[r.of].of(g, new.get("mu", g))
-            new[n] = r.update(s, x, rates)
-            used[n] = Side(s if lags[n] else new[n], rates)
-        root = "nu" in sides and STATISTICS[sides["nu"].of].degree == 2
-        divide = Denominator(eps, eps_root, where, root)
-        return Moments(g, g, used.get("mu"), used.get("nu"), divide), new
+        m_before = sides["mu"].before(here.memory, g) if "mu" in sides else g
+        new, used, m = {}, {}, g
+        for (n, s), rates in zip(sides.items(), filter(None, here.shared), strict=True):
+            at = At(m, m_before, here.extra)
+            used[n], value, memory = s.step(g, at, rates, here.memory, here.key)
+            m = value if n == "mu" else m
+            new |= memory
+        if prepares:
+            still = here.shared[-1].count < 0
+            held = used.get("mu")
+            used |= (
+                {} if held is None else {"mu": held._replace(value=jnp.where(still, 0, held.value))}
+            )
+        u = jnp.where(still, 0, g) if prepares else g
+        return Moments(u, g, used.get("mu"), used.get("nu"), divide), new
 
-    return leafwise(leaf, init=init, shared=shared, init_shared=init_shared, moments="opens")
+    per_leaf = tuple(dict.fromkeys(n for s in sides.values() for n in s.needs))
+    return leafwise(
+        leaf,
+        init=init,
+        shared=shared,
+        init_shared=init_shared,
+        moments="opens",
+        per_leaf=per_leaf,
+        seed=0 if any(s.form.is_random for s in sides.values()) else None,
+    )

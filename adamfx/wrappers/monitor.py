@@ -18,7 +18,7 @@ from adamfx.engine.placement import anchor, replicate
 from adamfx.engine.record import safe_divide, safe_root
 from adamfx.engine.trees import VARIABLE
 from adamfx.moments.estimators import Recursion
-from adamfx.moments.scale_by_moments import as_recursion, mass
+from adamfx.moments.scale_by_moments import average_of, mass
 from adamfx.schedules import value_at
 from adamfx.transformation import GradientTransformation, block, treewise
 from adamfx.values.constructor import Inner
@@ -155,9 +155,8 @@ def _averages(tx: GradientTransformation) -> tuple[str, Recursion, Recursion]:
     """The block of this sentence with averages on both sides: its key and their recursions."""
     for key, value in tx.blocks:
         if value.name == "scale_by_moments":
-            r1 = as_recursion(value.arguments["b1"], "value")
-            r2 = as_recursion(value.arguments["b2"], "square")
-            if r1 is not None and r2 is not None and r1.weighs and r2.weighs:
+            r1, r2 = average_of(value.arguments["b1"]), average_of(value.arguments["b2"])
+            if r1 is not None and r2 is not None:
                 return key, r1, r2
     raise ValueError(
         "monitor: signal_to_noise and effective_step_bound need a scale_by_moments with exponential "

@@ -22,6 +22,7 @@ from adamfx import checks
 from adamfx.engine import trees
 from adamfx.engine.placement import follow, wide_copy
 from adamfx.engine.working import ADVICE
+from adamfx.moments.storages import round_between
 from adamfx.transformation import block, leafwise, treewise
 from adamfx.values.constructor import Inner
 
@@ -82,17 +83,11 @@ def round_stochastically(seed: int = 0):
 
 def _to_a_neighbour(u: jax.Array, p: jax.Array, key: jax.Array) -> jax.Array:
     """q - p, q a multiple of the parameter's spacing next to p + u."""
-    to, wide = jnp.finfo(p.dtype), jnp.finfo(u.dtype)
-    if to.bits >= wide.bits:
+    if jnp.finfo(p.dtype).bits >= jnp.finfo(u.dtype).bits:
         return u
-    p = p.astype(u.dtype)
-    x = p + u
+    wide = p.astype(u.dtype)
     r = follow(p, jax.random.uniform(key, p.shape, u.dtype))
-    # Spacing of the numbers of one exponent: 2^(e - nmant), and that of the smallest below.
-    exponent = jnp.maximum(jnp.frexp(x)[1] - 1, max(to.minexp, wide.minexp + to.nmant))
-    spacing = jnp.ldexp(jnp.ones((), u.dtype), exponent - to.nmant)
-    toward_zero = jnp.floor(jnp.abs(x) / spacing + r) * spacing
-    return jnp.copysign(toward_zero, x) - p
+    return round_between(p.dtype, wide + u, r) - wide
 
 
 @block

@@ -1,0 +1,139 @@
+"""Statistics: what of the gradient is averaged, each written for one array.
+
+    @fx.statistic
+    def cube():
+        return fx.Reading(lambda g, at: jnp.abs(g) ** 3, degree=3)
+
+    fx.scale_by_moments(0.9, fx.ema(0.999, of=cube()))
+
+Those without arguments that come with the library are known by a word, `of="square"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from adamfx import checks
+from adamfx.values.constructor import P, constructor
+from adamfx.values.value import Value
+
+Array = Any
+
+
+class At(NamedTuple):
+    """What a statistic may read besides the gradient; arrays of the same leaf."""
+
+    m: Array  # the first moment, with this gradient
+    m_before: Array  # the first moment, without it
+    extra: Any = None  # the extra arguments that the statistic needs, by name
+
+
+class Reading(NamedTuple):
+    """The meaning of a statistic."""
+
+    of: Callable[[Array, At], Array]  # (g, at) -> x, of any shape
+    degree: int = 2  # in g; the division takes the root of this degree
+    is_real: bool = True  # whether x is real for complex g
+    needs: tuple[str, ...] = ()  # extra arguments, trees like the parameters: at.extra.name
+
+
+class Statistic(Value):
+    """What of the gradient is averaged, as a value."""
+
+    __slots__ = ()
+
+
+def statistic(function: Callable[P, Any]) -> Callable[P, Statistic]:
+    """Decorator: makes a constructor of statistic values from a plain function.
+
+    The function returns a `Reading`; its parameters are declared as those of a block.
+    """
+    return _construct(function)
+
+
+_construct = constructor(Statistic)
+
+
+def square(g: Array) -> Array:
+    """|g|^2, real."""
+    return (g * g.conj()).real if jnp.iscomplexobj(g) else g * g
+
+
+WORDS = {
+    "value": Reading(lambda g, at: g, degree=1, is_real=False),
+    "square": Reading(lambda g, at: square(g)),
+    "abs": Reading(lambda g, at: jnp.abs(g), degree=1),
+    "deviation": Reading(lambda g, at: square(g - at.m)),
+    "innovation": Reading(lambda g, at: square(g - at.m_before)),
+    "norm_square": Reading(lambda g, at: jnp.sum(square(g))),
+    "left": Reading(lambda g, at: g @ _transposed(g), is_real=False),
+    "right": Reading(lambda g, at: _transposed(g) @ g, is_real=False),
+}
+
+
+def _transposed(g: Array) -> Array:
+    return jnp.swapaxes(g, -1, -2).conj()
+
+
+@statistic
+def mean_square(axes: Any = None):
+    """The mean of |g|^2 over these axes, each kept with size one; None: over the whole leaf.
+
+    `mean_square(-2)` is one number per output of a dense kernel (NorMuon, Adam-mini). Axes that a leaf
+    does not have are left out, so a bias is a vector of its own squares.
+    """
+    wanted = axes if axes is None else (axes,) if isinstance(axes, int) else tuple(axes)
+
+    def of(g, at):
+        over = [i for i in range(g.ndim) if wanted is None or i in wanted or i - g.ndim in wanted]
+        return jnp.mean(square(g), tuple(over), keepdims=True) if over else square(g)
+
+    return Reading(of)
+
+
+@statistic
+def given(name: str, degree: int = 2):
+    """An extra argument of `update`, a tree like the parameters, as it is given.
+
+    `given("hessian", degree=1)` averages what `tx.update(..., hessian=tree)` says (Sophia).
+
+    Args:
+      name: of the extra argument.
+      degree: 1 or 2; the division takes the square root of degree 2.
+    """
+    return Reading(lambda g, at: getattr(at.extra, name), degree, needs=(name,))
+
+
+def reading(of: Any) -> Reading:
+    """The meaning of what `of` says: a word or a statistic."""
+    return of.meaning if isinstance(of, Statistic) else WORDS[of]
+
+
+def check(name: str, of: Any) -> None:
+    """Raises unless `of` may stand for a statistic."""
+    if not isinstance(of, Statistic):
+        checks.choice(name, "of", of, (None, *WORDS))
+
+
+def shape_of(x: Reading, p: Array) -> tuple[int, ...]:
+    """The shape of the statistic for gradients of the shape of `p`."""
+
+    def read(g: Array) -> Array:
+        extra = _Same(g)
+        return x.of(g, At(g, g, extra))
+
+    return jax.eval_shape(read, jax.ShapeDtypeStruct(p.shape, p.dtype)).shape
+
+
+class _Same:
+    """Any extra argument, of the shape of the gradient."""
+
+    def __init__(self, g: Array):
+        self._g = g
+
+    def __getattr__(self, name: str) -> Array:
+        return self._g
