@@ -9,9 +9,52 @@ True
 import typing
 
 from adamfx import interop
-from adamfx.blocks.clipping import clip, clip_by_global_norm, clip_by_norm
+from adamfx.blocks.caution import (
+    cautious,
+    cautious_weight_decay,
+)
+from adamfx.blocks.clipping import (
+    adaptive_grad_clip,
+    clip,
+    clip_by_block_rms,
+    clip_by_global_norm,
+    clip_by_norm,
+    clip_update_norm,
+)
 from adamfx.blocks.decay import add_decayed_weights
-from adamfx.blocks.scaling import scale, scale_by_lr, scale_by_past_rms, scale_by_trust_ratio, sign
+from adamfx.blocks.differences import (
+    grokfast,
+    mars,
+    scale_by_optimistic_gradient,
+)
+from adamfx.blocks.dual_averaging import (
+    scale_by_madgrad,
+)
+from adamfx.blocks.guards import (
+    add_noise,
+    centralize,
+    keep_params_nonnegative,
+)
+from adamfx.blocks.radius import (
+    contract,
+    hyperball,
+    radial_brake,
+    uw_floor,
+)
+from adamfx.blocks.rprop import (
+    scale_by_rprop,
+)
+from adamfx.blocks.scaling import (
+    normalize_by_update_norm,
+    scale,
+    scale_by_lr,
+    scale_by_param_block_norm,
+    scale_by_param_block_rms,
+    scale_by_past_rms,
+    scale_by_path,
+    scale_by_trust_ratio,
+    sign,
+)
 from adamfx.combine import chain, hyperparams, live, named, set_hyperparams
 from adamfx.engine.norms import global_norm
 from adamfx.engine.placement import along
@@ -26,11 +69,15 @@ from adamfx.masks import (
     ndim_at_least,
     path_matches,
 )
+from adamfx.moments.adan import (
+    scale_by_adan,
+)
 from adamfx.moments.corrections import bias_correct, center, nesterov, rectify, running_max
 from adamfx.moments.estimators import (
     Estimator,
     Own,
     Recursion,
+    aggregate,
     decayed_max,
     ema,
     estimator,
@@ -39,8 +86,16 @@ from adamfx.moments.estimators import (
     trace,
     yogi_ema,
 )
+from adamfx.moments.mixing import (
+    add_gradient,
+    add_slow_average,
+    arctan2,
+    quasi_hyperbolic,
+    stabilize,
+    undivided,
+)
 from adamfx.moments.scale_by_moments import scale_by_moments
-from adamfx.moments.statistics import Reading, Statistic, given, mean_square, statistic
+from adamfx.moments.statistics import Reading, Statistic, given, mean_square, plus_eps, statistic
 from adamfx.moments.storages import (
     Form,
     Storage,
@@ -65,8 +120,44 @@ from adamfx.optimizers.adaptive import (
     rmsprop,
     yogi,
 )
-from adamfx.optimizers.first_order import lion, momentum, sgd, signum
-from adamfx.optimizers.layerwise import lamb, lars, novograd
+from adamfx.optimizers.first_order import (
+    aggmo,
+    lion,
+    momentum,
+    noisy_sgd,
+    optimistic_gradient_descent,
+    qhm,
+    rprop,
+    sgd,
+    sign_sgd,
+    signum,
+)
+from adamfx.optimizers.layerwise import (
+    fromage,
+    lamb,
+    lars,
+    novograd,
+)
+from adamfx.optimizers.memory_saving import (
+    adafactor,
+    adamini,
+    came,
+    sm3,
+)
+from adamfx.optimizers.refined import (
+    acprop,
+    adam_atan2,
+    adan,
+    ademamix,
+    adopt,
+    laprop,
+    madgrad,
+    optimistic_adam,
+    padam,
+    qhadam,
+    simplified_ademamix,
+    stable_adamw,
+)
 from adamfx.reading import SentenceError, read
 from adamfx.schedules import (
     Schedule,
@@ -80,12 +171,17 @@ from adamfx.schedules import (
     linear_onecycle_schedule,
     linear_schedule,
     piecewise_constant_schedule,
+    piecewise_interpolate_schedule,
     polynomial_schedule,
+    power_cooling_schedule,
+    power_schedule,
     schedule,
+    sgdr_schedule,
     warmup_constant_schedule,
     warmup_cosine_decay_schedule,
     warmup_exponential_decay_schedule,
     warmup_schedule,
+    warmup_stable_decay_schedule,
 )
 from adamfx.states import get, set
 from adamfx.training.checkpoints import load, save
@@ -138,6 +234,7 @@ __all__ = [
     "statistic",
     "Reading",
     "mean_square",
+    "plus_eps",
     "given",
     "Storage",
     "storage",
@@ -156,22 +253,51 @@ __all__ = [
     "mean",
     "decayed_max",
     "yogi_ema",
+    "aggregate",
     "scale_by_moments",
     "bias_correct",
     "nesterov",
     "running_max",
     "center",
     "rectify",
+    "quasi_hyperbolic",
+    "add_gradient",
+    "add_slow_average",
+    "arctan2",
+    "stabilize",
+    "undivided",
+    "scale_by_adan",
     # other blocks
     "scale",
     "scale_by_lr",
     "sign",
     "scale_by_trust_ratio",
     "scale_by_past_rms",
+    "scale_by_param_block_norm",
+    "scale_by_param_block_rms",
+    "normalize_by_update_norm",
+    "scale_by_path",
+    "scale_by_optimistic_gradient",
+    "scale_by_rprop",
+    "scale_by_madgrad",
+    "mars",
+    "grokfast",
+    "centralize",
+    "cautious",
+    "uw_floor",
+    "hyperball",
+    "radial_brake",
+    "contract",
+    "add_noise",
+    "keep_params_nonnegative",
     "add_decayed_weights",
+    "cautious_weight_decay",
     "clip",
     "clip_by_norm",
     "clip_by_global_norm",
+    "clip_by_block_rms",
+    "clip_update_norm",
+    "adaptive_grad_clip",
     "global_norm",
     "Predicate",
     "ndim_at_least",
@@ -225,6 +351,11 @@ __all__ = [
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",
+    "warmup_stable_decay_schedule",
+    "power_cooling_schedule",
+    "power_schedule",
+    "sgdr_schedule",
+    "piecewise_interpolate_schedule",
     "linear_onecycle_schedule",
     "cosine_onecycle_schedule",
     # optimizers
@@ -232,6 +363,12 @@ __all__ = [
     "momentum",
     "lion",
     "signum",
+    "sign_sgd",
+    "noisy_sgd",
+    "optimistic_gradient_descent",
+    "qhm",
+    "aggmo",
+    "rprop",
     "adagrad",
     "rmsprop",
     "adadelta",
@@ -245,9 +382,26 @@ __all__ = [
     "radam",
     "adabelief",
     "yogi",
+    "adan",
+    "ademamix",
+    "simplified_ademamix",
+    "adopt",
+    "laprop",
+    "acprop",
+    "padam",
+    "optimistic_adam",
+    "qhadam",
+    "stable_adamw",
+    "adam_atan2",
+    "madgrad",
     "lamb",
     "lars",
     "novograd",
+    "fromage",
+    "adafactor",
+    "sm3",
+    "adamini",
+    "came",
 ]
 
 if not typing.TYPE_CHECKING:  # a type checker would take any name for known

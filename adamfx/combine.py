@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -39,6 +40,11 @@ def chain(*transformations: Inner):
 def when(condition: bool, transformation: GradientTransformation) -> GradientTransformation:
     """The transformation if the condition holds, else the empty chain: a word that may be left out."""
     return transformation if condition else identity()
+
+
+def unless_none(make: Callable, x: Any, *args: Any, **kwargs: Any) -> GradientTransformation:
+    """make(x, ...), or the empty chain where x is None: a word of an optional argument."""
+    return identity() if x is None else make(x, *args, **kwargs)
 
 
 def _parts(tx: GradientTransformation) -> tuple:

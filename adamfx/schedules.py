@@ -7,6 +7,7 @@ and can stand wherever a rate or a decay can. `scale_by_lr(cosine_decay_schedule
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -320,3 +321,93 @@ def _turns(name: str, transition_steps: int, *fractions: float) -> tuple[int, ..
                 "more steps or other fractions"
             )
     return turns
+
+
+@schedule
+def power_schedule(power: Exact = 0.5, scale: Dynamic = 1.0):
+    """scale count^power, 0 at the start for a power > 0."""
+    checks.number("power_schedule", "power", power)
+    return lambda count: scale * jnp.asarray(count).astype(jnp.result_type(float)) ** power
+
+
+@schedule
+def warmup_stable_decay_schedule(
+    peak_value: Dynamic,
+    warmup_steps: int,
+    stable_steps: int,
+    decay_steps: int,
+    init_value: Dynamic = 0.0,
+    end_value: Dynamic = 0.0,
+):
+    """From init to peak in a line, peak for stable_steps, then to end in a line. Hu et al. 2024 (WSD)."""
+    name = "warmup_stable_decay_schedule"
+    stable_steps = checks.steps(name, "stable_steps", stable_steps)
+    decay_steps = checks.steps(name, "decay_steps", decay_steps)
+    down = linear_schedule(peak_value, end_value, decay_steps, stable_steps)
+    return warmup_schedule(init_value, warmup_steps, down).meaning
+
+
+@schedule
+def power_cooling_schedule(
+    init_value: Dynamic, coefficient: Dynamic, total_steps: int, power: Exact = 1.2
+):
+    """min(init_value, coefficient (T - n)^power) after n steps of T; 0 from then on."""
+    total_steps = checks.steps("power_cooling_schedule", "total_steps", total_steps, 1)
+
+    def at(count):
+        left = jnp.maximum(total_steps - count, 0).astype(jnp.result_type(float))
+        return jnp.minimum(init_value, coefficient * left**power)
+
+    return at
+
+
+@schedule
+def sgdr_schedule(cosine_kwargs: Any):
+    """Cosine decays one after the other, each with its warm-up. Loshchilov & Hutter 2017, eq. 5.
+
+    Args:
+      cosine_kwargs: one dict for each cycle, the arguments of warmup_cosine_decay_schedule.
+    """
+    if not isinstance(cosine_kwargs, (list, tuple)) or not cosine_kwargs:
+        raise TypeError(
+            "sgdr_schedule: cosine_kwargs must be a list with a dict of the arguments of "
+            f"warmup_cosine_decay_schedule for each cycle, got {cosine_kwargs!r}"
+        )
+    cycles = [warmup_cosine_decay_schedule(**kwargs) for kwargs in cosine_kwargs]
+    ends = list(itertools.accumulate(kwargs["decay_steps"] for kwargs in cosine_kwargs))
+    return join_schedules(tuple(cycles), tuple(ends[:-1])).meaning
+
+
+@schedule
+def piecewise_interpolate_schedule(
+    interpolate_type: str,
+    init_value: Dynamic,
+    boundaries_and_scales: dict[int, float] | None = None,
+):
+    """From init through init times the product of the scales at each boundary, by lines or half cosines.
+
+    Args:
+      interpolate_type: "linear" or "cosine".
+      boundaries_and_scales: the factor reached at each count of steps.
+    """
+    name = "piecewise_interpolate_schedule"
+    checks.choice(name, "interpolate_type", interpolate_type, ("linear", "cosine"))
+    given = sorted((boundaries_and_scales or {}).items())
+    for boundary, factor in given:
+        checks.steps(name, "each boundary", boundary, 1)
+        checks.number(name, "each scale", factor, low=0)
+    steps = [0, *(boundary for boundary, _ in given)]
+    levels = list(
+        itertools.accumulate((factor for _, factor in given), initial=1.0, func=operator.mul)
+    )
+
+    def at(count):
+        x = jnp.full(jnp.shape(count), levels[-1], jnp.result_type(float))
+        parts = zip(itertools.pairwise(steps), itertools.pairwise(levels), strict=True)
+        for (left, right), (start, end) in reversed(list(parts)):
+            s = _fraction(count - left, right - left)
+            s = s if interpolate_type == "linear" else 0.5 * (1 - jnp.cos(jnp.pi * s))
+            x = jnp.where(count < right, start + (end - start) * s, x)
+        return init_value * x
+
+    return at

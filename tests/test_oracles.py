@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import papers
+import papers_elementwise
 import pytest
 from conftest import enable_x64
 
@@ -43,6 +44,44 @@ case("radam nesterov", "radam", nesterov=True)
 case("lamb decayed", "lamb", weight_decay=0.1)
 case("lars decayed", "lars", weight_decay=0.1, nesterov=True)
 case("novograd decayed", "novograd", weight_decay=0.1)
+
+# Refinements of Adam, and others: tests/papers_elementwise.py.
+NEW = {
+    "adan": {"eps_root": 1e-3, "weight_decay": 0.1},
+    "ademamix": {"weight_decay": 0.1, "b3": fx.linear_schedule(0.9, 0.999, 20), "alpha": 3.0},
+    "simplified_ademamix": {"alpha": 2.0, "weight_decay": 0.1},
+    "adopt": {"nesterov": True},
+    "adopt unclipped": {"use_clipping": False},
+    "acprop": {"weight_decay": 0.1},
+    "padam": {},
+    "rprop": {},
+    "optimistic_gradient_descent": {"alpha": 0.5, "beta": 2.0},
+    "optimistic_adam": {"beta": 0.5},
+    "qhm": {},
+    "qhadam": {"nu2": 0.9},
+    "aggmo": {},
+    "madgrad": {"weight_decay": 0.1},
+    "madgrad without momentum": {"momentum": 0.0},
+    "stable_adamw": {"weight_decay": 0.0},
+    "adam_atan2": {"a": 1.27, "b": 0.5, "weight_decay": 0.1},
+    "sign_sgd": {},
+    "fromage": {},
+    "sm3": {},
+    "adafactor": {"min_dim_size_to_factor": 1},
+    "adafactor with all": {
+        "min_dim_size_to_factor": 3,
+        "momentum": 0.9,
+        "weight_decay_rate": 0.1,
+        "decay_rate": 0.7,
+    },
+    "adafactor whole": {"factored": False, "clipping_threshold": None},
+    "adamini": {"weight_decay": 0.1},
+    "came": {"weight_decay": 0.1},
+}
+for name, kwargs in NEW.items():
+    of = name.split()[0]
+    CASES[name] = (getattr(fx, of), getattr(papers_elementwise, of), kwargs)
+
 CASES["yogi"] = (fx.yogi, functools.partial(papers.yogi, initial_m=0.0), {})
 
 
@@ -116,17 +155,22 @@ def closed_over(tx):
     return jax.jit(functools.partial(all_steps, tx))
 
 
-def errors(name, dtype, steps, scale, eps, as_argument=False):
+OWN_EPS = [
+    n for n in CASES if n.startswith(("adafactor", "came"))
+]  # of the squares, not of the root
+
+
+def errors(name, dtype, steps, scale, eps, as_argument=False, shape=(3, 4)):
     """|u - oracle's u| / |oracle's u| at every step, along the oracle's path."""
     sentence, oracle, kwargs = CASES[name]
     kwargs = {"learning_rate": LR} | kwargs
     parameters = inspect.signature(oracle).parameters
-    if "eps" in parameters:
+    if "eps" in parameters and name not in OWN_EPS:
         kwargs["eps"] = eps
     known = inspect.signature(sentence).parameters
     rng = np.random.default_rng(0)
-    theta = rng.normal(size=(3, 4)).astype(np.float32)
-    grads = (rng.normal(size=(steps, 3, 4)) * scale).astype(np.float32)
+    theta = rng.normal(size=shape).astype(np.float32)
+    grads = (rng.normal(size=(steps, *shape)) * scale).astype(np.float32)
     want = oracle(grads, theta, **kwargs)
     path = theta + np.concatenate([0 * want[:1], np.cumsum(want, 0)[:-1]])
     tx = sentence(**{k: x for k, x in kwargs.items() if k in known})
@@ -145,6 +189,13 @@ def errors(name, dtype, steps, scale, eps, as_argument=False):
 def test_float64_equals_the_paper(name, as_argument, x64):
     for scale, eps in ((1.0, 1e-8), (1e-6, 0.3), (1e3, 0.3), (1e-6, 1e-8)):
         assert errors(name, jnp.float64, 40, scale, eps, as_argument).max() <= 1e-12
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3, 4)], ids=str)
+@pytest.mark.parametrize("name", NEW)
+def test_other_shapes(name, shape, x64):
+    """A scalar, a vector, a stack of matrices."""
+    assert errors(name, jnp.float64, 30, 1.0, 1e-8, shape=shape).max() <= 1e-12
 
 
 # eps 1e-8 under a root of 1e-6: what differs is a rounding of the paper's own formula.

@@ -39,6 +39,9 @@ def test_every_public_name_of_a_module_is_exported():
         inner = {"value_at", "predicate", "estimator", "square", "rates_of", "foreign", "mass"}
         inner |= {
             "average_of",
+            "needs_side",
+            "unless_none",
+            "matrix_axes",
             "reading",
             "check",
             "shape_of",

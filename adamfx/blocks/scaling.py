@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from adamfx import checks
+from adamfx.engine import trees
+from adamfx.engine.norms import norm
 from adamfx.engine.record import Rates, safe_divide, safe_root
+from adamfx.masks import path_matches
 from adamfx.moments.estimators import ema
 from adamfx.moments.statistics import square
 from adamfx.schedules import Rate, value_at
@@ -107,3 +112,95 @@ def scale_by_past_rms(decay: Exact, eps: Exact = 1e-6):
         return u, {"nu": average.update(s, square(u), rates)}
 
     return leafwise(leaf, init=init)
+
+
+@block
+def scale_by_param_block_norm(min_scale: Exact = 1e-3):
+    """u <- u max(|p|, min_scale) for each leaf. Needs params.
+
+    Args:
+      min_scale: >= 0.
+    """
+    checks.number("scale_by_param_block_norm", "min_scale", min_scale, low=0)
+
+    def norms(u, here):
+        return {"p": here.param}
+
+    def leaf(u, here):
+        return u * jnp.maximum(here.norms.p, min_scale)
+
+    return leafwise(leaf, norms=norms, needs_params=True)
+
+
+@block
+def scale_by_param_block_rms(min_scale: Exact = 1e-3):
+    """u <- u max(RMS(p), min_scale) for each leaf: a step relative to the parameter.
+
+    Needs params. Shazeer & Stern 2018, section 8 (Adafactor).
+
+    Args:
+      min_scale: >= 0.
+    """
+    checks.number("scale_by_param_block_rms", "min_scale", min_scale, low=0)
+
+    def norms(u, here):
+        return {"p": here.param}
+
+    def leaf(u, here):
+        return u * jnp.maximum(here.norms.p / math.sqrt(max(u.size, 1)), min_scale)
+
+    return leafwise(leaf, norms=norms, needs_params=True)
+
+
+@block
+def normalize_by_update_norm(scale_factor: Dynamic = 1.0, eps: Exact = 1e-6):
+    """u <- scale_factor u / (|u| + eps), |u| the norm over all leaves.
+
+    Args:
+      scale_factor: a finite number.
+      eps: >= 0.
+    """
+    checks.number("normalize_by_update_norm", "scale_factor", scale_factor)
+    checks.number("normalize_by_update_norm", "eps", eps, low=0)
+
+    def shared(step):
+        return safe_divide(scale_factor, norm(step.updates) + eps)
+
+    return leafwise(lambda u, here: here.shared * u, shared=shared, whole_tree=True)
+
+
+@block
+def scale_by_path(factors: dict[str, float], default: Dynamic = 1.0):
+    """u <- factor u, the factor that of the first pattern which the path of the leaf matches.
+
+        chain(adamw(1e-3), scale_by_path({"embed/*": 0.1, "*/bias": 2.0}))
+        scale_by_path({f"layer{i}/*": 0.9 ** (11 - i) for i in range(12)})    # layer-wise rates
+
+    Needs params, for their paths. Patterns are those of `path_matches`; each must match a leaf.
+
+    Args:
+      factors: a number for each pattern, tried in order.
+      default: for the leaves that none matches.
+    """
+    if not isinstance(factors, dict) or not factors:
+        raise TypeError(
+            f"scale_by_path: factors must be a dict of pattern to number, such as {{'embed/*': 0.1}}, got "
+            f"{factors!r}"
+        )
+    for pattern, factor in factors.items():
+        checks.number("scale_by_path", f"the factor of {pattern!r}", factor)
+
+    def each(params):
+        masks = [path_matches(pattern)(params) for pattern in factors]
+        for pattern, mask in zip(factors, masks, strict=True):
+            if jax.tree.leaves(mask) and not any(jax.tree.leaves(mask)):
+                raise ValueError(
+                    f"scale_by_path: {pattern!r} matches no parameter; the paths are "
+                    f"{', '.join(trees.paths(params)[:20])}"
+                )
+        return jax.tree.map(lambda *found: (*found, True).index(True), *masks)
+
+    def leaf(u, here):
+        return u * [*factors.values(), default][here.own]
+
+    return leafwise(leaf, each=each, needs_params=True)

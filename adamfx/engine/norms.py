@@ -13,7 +13,7 @@ import numpy as np
 
 from adamfx.engine import trees
 from adamfx.engine.each import each, parts
-from adamfx.engine.record import safe_divide
+from adamfx.engine.record import safe_divide, safe_root
 
 if hasattr(jax, "enable_x64"):
     enable_x64: Any = jax.enable_x64
@@ -33,6 +33,19 @@ def global_norm(tree: Any) -> jax.Array:
 def norm(arrays: list) -> jax.Array:
     """The 2-norm of a list of arrays as one vector; 0 for none. Its derivative at 0 is 0."""
     return norms([arrays])[0]
+
+
+def norm_over(x: jax.Array, axes: Any = None) -> jax.Array:
+    """The norm over these axes of one array, kept with size one; over all of them (a scalar) for None.
+
+    For the arithmetic of one leaf. Scaled by the largest number, so that squares stay in range; 0 for zeros,
+    as is the derivative there.
+    """
+    keep = axes is not None
+    largest = jnp.max(jnp.abs(x), axes, keepdims=keep, initial=0)
+    c = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 1))
+    y = safe_divide(x, jnp.broadcast_to(c, x.shape))
+    return c * safe_root(jnp.sum((y * y.conj()).real, axes, keepdims=keep))
 
 
 def norms(groups: list[list]) -> list[jax.Array]:

@@ -53,7 +53,8 @@ class Denominator(NamedTuple):
     eps: Array = 0.0
     eps_root: Array = 0.0
     where: str = "out"
-    power: Any = 0.5  # of v: half for statistics of degree two, 1 for abs(g)
+    root: bool = True  # square root for statistics of degree two, none for abs(g)
+    power: Any = 0.5  # of v in all: the denominator is raised to twice this
 
 
 NO_DENOMINATOR = Denominator()
@@ -98,15 +99,11 @@ def _safe_root_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return y, safe_divide(0.5, y) * tangents[0]
 
 
-def power_of(p: Any) -> Callable[[Array], Array]:
-    """x -> x^p for x >= 0, with 0 for the derivative at 0."""
-    if isinstance(p, (int, float)) and p in (0.5, 1):
-        return safe_root if p == 0.5 else lambda x: x
-
-    def power(x):
-        return jnp.where(x == 0, 0, jnp.where(x == 0, 1, x) ** p)
-
-    return power
+def safe_power(x: Array, p: Any) -> Array:
+    """x^p for x >= 0, with 0 for the derivative at 0."""
+    if isinstance(p, (int, float)) and p == 1:
+        return x
+    return jnp.where(x == 0, 0, jnp.where(x == 0, 1, x) ** p)
 
 
 DENOMINATORS = {
@@ -123,7 +120,6 @@ def quotient(r: Moments) -> Array:
     if r.second is None:
         return numerator
     d = r.denominator
-    frame, v = r.second.frame, r.second.value + d.eps_root
-    return frame.back(
-        safe_divide(frame.into(numerator), DENOMINATORS[d.where](v, power_of(d.power), d.eps))
-    )
+    frame, root = r.second.frame, safe_root if d.root else lambda v: v
+    denominator = DENOMINATORS[d.where](r.second.value + d.eps_root, root, d.eps)
+    return frame.back(safe_divide(frame.into(numerator), safe_power(denominator, 2 * d.power)))

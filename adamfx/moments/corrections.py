@@ -20,7 +20,8 @@ from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Exact
 
 
-def _needs(name: str, side: Side | None, which: str) -> Side:
+def needs_side(name: str, side: Side | None, which: str) -> Side:
+    """The side; raises ValueError, in the name of a correction, where there is none."""
     if side is None:
         raise ValueError(
             f"{name}: nothing to correct; the scale_by_moments before it has no {which}"
@@ -41,25 +42,26 @@ def bias_correct(side: str | None = None):
     """
     checks.choice("bias_correct", "side", side, (None, "first", "second"))
 
-    def corrected(s):
+    def corrected(s, empty):
         if s.corrected:
             raise ValueError(
                 "bias_correct: the moment is corrected already; leave one of the two out"
             )
         w = s.rates.mass
-        w = jnp.where(w == 0, 1, w)  # a lagging moment weighs nothing at the first step
-        return s._replace(value=s.value / w, corrected=True)
+        value = s.value / jnp.where(w == 0, 1, w)
+        # A lagging moment weighs nothing at the first step: it adds nothing, and divides by one.
+        return s._replace(value=jnp.where(w == 0, empty, value), corrected=True)
 
     def leaf(r, here):
         if side is not None:
-            _needs("bias_correct", getattr(r, side), f"{side} moment")
+            needs_side("bias_correct", getattr(r, side), f"{side} moment")
         if r.first is not None and side != "second":
-            r = r.replace(first=corrected(r.first))
+            r = r.replace(first=corrected(r.first, 0))
         if r.second is not None and side != "first":
             if r.denominator.where == "hat":
                 hat = safe_divide(r.denominator.eps, jnp.sqrt(r.second.rates.mass))
                 r = r.replace(denominator=r.denominator._replace(eps=hat))
-            r = r.replace(second=corrected(r.second))
+            r = r.replace(second=corrected(r.second, 1))
         return r
 
     return leafwise(leaf, moments="corrects")
@@ -88,7 +90,7 @@ def nesterov(decay: Decay | None = None):
         return rates, {"log_product": grown}
 
     def leaf(r, here):
-        m, rates, corrected, _ = _needs("nesterov", r.first, "first moment")
+        m, rates, corrected, _ = needs_side("nesterov", r.first, "first moment")
         of_m, of_g = (rates, rates) if decay is None else (here.shared, here.shared)
         a, c = of_m.next_decay, of_g.gain
         if corrected:
@@ -111,7 +113,7 @@ def running_max():
         return {"nu_max": jnp.zeros(p.shape, real_dtype(p.dtype))}
 
     def leaf(r, here):
-        second = _needs("running_max", r.second, "second moment")
+        second = needs_side("running_max", r.second, "second moment")
         if second.frame is not HERE:
             raise ValueError(
                 "running_max: the second moment before it is kept in a basis that changes, where the "
@@ -128,8 +130,8 @@ def center():
     """v <- v - |m|^2, the variance; the numerator is the gradient again. Graves 2013, eq. 40."""
 
     def leaf(r, here):
-        m = _needs("center", r.first, "first moment").value
-        second = _needs("center", r.second, "second moment")
+        m = needs_side("center", r.first, "first moment").value
+        second = needs_side("center", r.second, "second moment")
         m = second.frame.into(m)
         v = jnp.maximum(second.value - square(m), 0)  # rounding must not make it negative
         return r.replace(direction=r.gradient, first=None, second=second._replace(value=v))
@@ -156,7 +158,9 @@ def rectify(threshold: Exact = 5.0):
         return {"age": 0.0}
 
     def shared(step):
-        b2 = _needs("rectify", step.rates[1] and Side(None, step.rates[1]), "second moment").rates
+        b2 = needs_side(
+            "rectify", step.rates[1] and Side(None, step.rates[1]), "second moment"
+        ).rates
         c = 1 + (1 - b2.gain / b2.mass) * step.memory.age
         rho, rho_inf = 2 * c - 1, 2 / b2.gain - 1
         tractable = rho >= threshold

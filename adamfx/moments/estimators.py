@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from adamfx import checks
+from adamfx.engine.placement import along
 from adamfx.engine.record import Rates
 from adamfx.moments import statistics
 from adamfx.moments.storages import Storage
@@ -164,14 +165,28 @@ def total(initial: Exact = 0.0, *, of: Any = None, storage: Storage | None = Non
 
 
 @estimator
-def mean(*, of: Any = None, storage: Storage | None = None):
-    """Plain mean of all values: s <- s + (x - s) / t. Polyak & Juditsky 1992."""
+def mean(
+    power: Exact = 1.0,
+    offset: int = 0,
+    *,
+    of: Any = None,
+    storage: Storage | None = None,
+):
+    """Mean of all values: s <- s + (x - s) / t^power. Polyak & Juditsky 1992.
+
+    Args:
+      power: in (0, 1]; 1 is the plain mean, less forgets: 0.8 is Adafactor's decay, 1 - t^-0.8.
+      offset: steps that do not count.
+    """
+    checks.number("mean", "power", power, low=0, high=1)
     _check("mean", of, storage)
 
     def gain(count, _):
-        return 1 / (count + 1).astype(jnp.result_type(float))
+        return (count + 1 - offset).astype(jnp.result_type(float)) ** -power
 
-    update = lambda s, x, r: s + r.gain * (x - s)  # noqa: E731
+    def update(s, x, r):
+        return s + r.gain * (x - s)
+
     return Recursion(update, 0.0, gain, of, storage=storage, is_linear=True)
 
 
@@ -200,3 +215,27 @@ def yogi_ema(
         return s - r.gain * jnp.sign(s - x) * x
 
     return Recursion(update, decay, None, of, initial, weighs=True, storage=storage)
+
+
+@estimator
+def aggregate(betas: tuple[float, ...] = (0.0, 0.9, 0.99)):
+    """The mean of several traces, v_i <- b_i v_i + g. Lucas et al. 2019 (AggMo).
+
+    Keeps `traces`, with one more axis in front.
+
+    Args:
+      betas: decays in [0, 1), one for each trace.
+    """
+    for b in betas:
+        checks.decay("aggregate", b, "each of betas")
+
+    def init(p):
+        axes = (None, *range(p.ndim))
+        return {"traces": along(jnp.zeros((len(betas), *p.shape), p.dtype), axes)}
+
+    def step(memory, g, rates):
+        b = jnp.asarray(betas, g.real.dtype).reshape(-1, *[1] * g.ndim)
+        v = b * memory["traces"] + g[None]
+        return jnp.mean(v, 0), {"traces": v}, None
+
+    return Own(init, step, degree=1)

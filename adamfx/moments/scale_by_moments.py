@@ -213,7 +213,7 @@ def scale_by_moments(
       eps_root: >= 0, added under the root.
       where: "out", u = m / (sqrt(v) + eps); "in", m / sqrt(v + eps); "hat", eps is added before v is
         bias-corrected (the paper's second form); "floor", m / max(sqrt(v), eps).
-      power: in (0, 1], of v in place of the square root (Padam).
+      power: in (0, 1], of v in place of the square root: (sqrt(v) + eps)^(2 power) divides (Padam).
       lag: "first" or "second": that side is used as it was before this step.
       mu_dtype, nu_dtype: how the moments are stored, short for the storage `cast(dtype)`; None: as the
         parameter, float32 at least.
@@ -253,8 +253,8 @@ def scale_by_moments(
     prepares = max(s.prepares for s in sides.values())
     for s in sides.values():
         s.prepares = prepares
-    degree = sides["nu"].degree if "nu" in sides else 2
-    divide = Denominator(eps, eps_root, where, power if degree == 2 else 1)
+    has_root = "nu" in sides and sides["nu"].degree == 2
+    divide = Denominator(eps, eps_root, where, has_root, power)
 
     def init(p):
         return {n: x for s in sides.values() for n, x in s.start(p).items()}

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.values.constructor import P, constructor
+from adamfx.values.constructor import Exact, P, constructor
 from adamfx.values.value import Value
 
 Array = Any
@@ -83,14 +83,14 @@ def _transposed(g: Array) -> Array:
 def mean_square(axes: Any = None):
     """The mean of |g|^2 over these axes, each kept with size one; None: over the whole leaf.
 
-    `mean_square(-2)` is one number per output of a dense kernel (NorMuon, Adam-mini). Axes that a leaf
-    does not have are left out, so a bias is a vector of its own squares.
+    `mean_square(-2)` is one number per output of a dense kernel (NorMuon, Adam-mini). A leaf that has none
+    of these axes, such as a bias, has one number.
     """
     wanted = axes if axes is None else (axes,) if isinstance(axes, int) else tuple(axes)
 
     def of(g, at):
-        over = [i for i in range(g.ndim) if wanted is None or i in wanted or i - g.ndim in wanted]
-        return jnp.mean(square(g), tuple(over), keepdims=True) if over else square(g)
+        over = [i for i in range(g.ndim) if wanted and (i in wanted or i - g.ndim in wanted)]
+        return jnp.mean(square(g), tuple(over) or None, keepdims=True)
 
     return Reading(of)
 
@@ -106,6 +106,20 @@ def given(name: str, degree: int = 2):
       degree: 1 or 2; the division takes the square root of degree 2.
     """
     return Reading(lambda g, at: getattr(at.extra, name), degree, needs=(name,))
+
+
+@statistic
+def plus_eps(of: Any = "square", eps: Exact = 1e-30):
+    """The statistic plus eps, which is averaged with it: Adafactor, CAME.
+
+    Args:
+      of: a word, or a statistic.
+      eps: >= 0.
+    """
+    check("plus_eps", of)
+    checks.number("plus_eps", "eps", eps, low=0)
+    x = reading(of)
+    return x._replace(of=lambda g, at: x.of(g, at) + eps)
 
 
 def reading(of: Any) -> Reading:

@@ -1,17 +1,22 @@
-"""Optimizers of the gradient and its momentum: SGD, Lion, signum."""
+"""Optimizers of the gradient and its momentum: SGD, Lion, signum and others without a second moment."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from adamfx.blocks.decay import add_decayed_weights
-from adamfx.blocks.scaling import scale_by_lr, sign
+from adamfx.blocks.differences import scale_by_optimistic_gradient
+from adamfx.blocks.guards import add_noise
+from adamfx.blocks.rprop import scale_by_rprop
+from adamfx.blocks.scaling import scale, scale_by_lr, sign
 from adamfx.combine import chain, when
 from adamfx.moments.corrections import nesterov as look_ahead
-from adamfx.moments.estimators import trace
+from adamfx.moments.estimators import aggregate, trace
+from adamfx.moments.mixing import quasi_hyperbolic
 from adamfx.moments.scale_by_moments import scale_by_moments
 from adamfx.schedules import Decay, Rate
 from adamfx.transformation import GradientTransformation
+from adamfx.values.constructor import Dynamic, Exact
 
 
 def sgd(
@@ -66,12 +71,58 @@ def lion(
 def signum(
     learning_rate: Rate, beta: Decay = 0.9, accumulator_dtype: Any = None
 ) -> GradientTransformation:
-    """The sign of the averaged gradient. Bernstein et al. 2018, algorithm 2.
-
-    signSGD: `chain(sign(), scale_by_lr(lr))`.
-    """
+    """The sign of the averaged gradient. Bernstein et al. 2018, algorithm 2."""
     return chain(
         scale_by_moments(beta, None, mu_dtype=accumulator_dtype),
         sign(),
         scale_by_lr(learning_rate),
     )
+
+
+def sign_sgd(learning_rate: Rate) -> GradientTransformation:
+    """The sign of the gradient. Bernstein et al. 2018, algorithm 1."""
+    return chain(sign(), scale_by_lr(learning_rate))
+
+
+def noisy_sgd(
+    learning_rate: Rate, eta: Rate = 0.01, gamma: Exact = 0.55, seed: int = 0
+) -> GradientTransformation:
+    """SGD with normal noise of variance eta / t^gamma on the gradient. Neelakantan et al. 2014."""
+    return chain(add_noise(eta, gamma, seed), scale_by_lr(learning_rate))
+
+
+def optimistic_gradient_descent(
+    learning_rate: Rate, alpha: Rate = 1.0, beta: Rate = 1.0
+) -> GradientTransformation:
+    """(alpha + beta) g - beta g_prev: for games. Mokhtari et al. 2020.
+
+    The first gradient is its own predecessor, as in optax; in Daskalakis et al. 2018 it is zero.
+    """
+    return chain(scale_by_optimistic_gradient(alpha, beta), scale_by_lr(learning_rate))
+
+
+def qhm(learning_rate: Rate, beta: Decay = 0.999, nu: Exact = 0.7) -> GradientTransformation:
+    """A part nu of the averaged gradient, the rest of the gradient itself. Ma & Yarats 2019, QHM."""
+    return chain(scale_by_moments(beta, None), quasi_hyperbolic(nu), scale_by_lr(learning_rate))
+
+
+def aggmo(
+    learning_rate: Rate, betas: tuple[float, ...] = (0.0, 0.9, 0.99)
+) -> GradientTransformation:
+    """The mean of several momenta. Lucas et al. 2019."""
+    return chain(scale_by_moments(aggregate(betas), None), scale_by_lr(learning_rate))
+
+
+def rprop(
+    learning_rate: Dynamic,
+    eta_minus: Exact = 0.5,
+    eta_plus: Exact = 1.2,
+    min_step_size: Exact = 1e-6,
+    max_step_size: Exact = 50.0,
+) -> GradientTransformation:
+    """Steps of the sign, each of its own size. Riedmiller & Braun 1993.
+
+    optax moves one step late; torch holds the first step within the bounds, too.
+    """
+    step = scale_by_rprop(learning_rate, eta_minus, eta_plus, min_step_size, max_step_size)
+    return chain(step, scale(-1.0))

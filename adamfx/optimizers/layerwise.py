@@ -1,10 +1,11 @@
-"""Optimizers with one step size per layer: LAMB, LARS, NovoGrad."""
+"""Optimizers with one step size per layer: LAMB, LARS, NovoGrad, Fromage."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from adamfx.blocks.decay import add_decayed_weights
+from adamfx.blocks.radius import contract
 from adamfx.blocks.scaling import scale_by_lr, scale_by_trust_ratio
 from adamfx.combine import chain, when
 from adamfx.moments.corrections import bias_correct
@@ -83,4 +84,11 @@ def novograd(
         add_decayed_weights(weight_decay),
         scale_by_moments(trace(b1), None),
         scale_by_lr(learning_rate),
+    )
+
+
+def fromage(learning_rate: Rate, min_norm: Exact = 1e-6) -> GradientTransformation:
+    """A step of this part of each layer's norm, which keeps that norm. Bernstein et al. 2020, algorithm 1."""
+    return chain(
+        scale_by_trust_ratio(min_norm), scale_by_lr(learning_rate), contract(learning_rate)
     )
