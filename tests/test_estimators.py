@@ -127,13 +127,13 @@ def left_of_two(b):
 
 
 def test_a_lagging_side_has_the_mass_it_had(x64):
-    """u_t = m_hat_t / sqrt(v_hat_{t-1}); 0 at the first step, where v weighs nothing."""
+    """u_t = m_hat_t / sqrt(v_hat_{t-1}); m_hat_1 at the first step, where v weighs nothing and divides by one."""
     u, _ = directions(fx.scale_by_moments(0.8, 0.9, eps=0.0, lag="second"), fx.bias_correct())
     m, v = np.zeros(3), np.zeros(3)
     for t, (row, g) in enumerate(zip(u, G, strict=True), 1):
         m = 0.8 * m + 0.2 * g
         m_hat = m / (1 - 0.8**t)
-        want = 0 * g if t == 1 else m_hat / np.sqrt(v / (1 - 0.9 ** (t - 1)))
+        want = m_hat if t == 1 else m_hat / np.sqrt(v / (1 - 0.9 ** (t - 1)))
         np.testing.assert_allclose(row, want, rtol=1e-12)
         v = 0.9 * v + 0.1 * g**2
 

@@ -100,7 +100,7 @@ class Running:
             raise ValueError(
                 f"scale_by_moments: {side!r} has a memory of its own form, without {what}"
             )
-        self.reading = None if self.own else reading(self.meaning.of or of)
+        self.reading = reading(of if self.own else self.meaning.of or of)
         self.degree = self.meaning.degree if self.own else self.reading.degree
         self.needs = () if self.own else self.reading.needs
         kept = None if self.own else self.meaning.storage
@@ -272,7 +272,8 @@ def scale_by_moments(
             rates[n], new = rates_of(s.meaning, of, old, s.lags)
             rates[n] = rates[n]._replace(count=count)
             if weighs:
-                memory[f"{n}_log_product"] = jnp.where(count < 0, old, new) if prepares else new
+                kept = jnp.where(count < 0, old, new) if prepares and old is not None else new
+                memory[f"{n}_log_product"] = kept
         return (rates.get("mu"), rates.get("nu")), memory
 
     def leaf(g, here):
@@ -283,13 +284,12 @@ def scale_by_moments(
             used[n], value, memory = s.step(g, at, rates, here.memory, here.key)
             m = value if n == "mu" else m
             new |= memory
+        u = g
         if prepares:
             still = here.shared[-1].count < 0
-            held = used.get("mu")
-            used |= (
-                {} if held is None else {"mu": held._replace(value=jnp.where(still, 0, held.value))}
-            )
-        u = jnp.where(still, 0, g) if prepares else g
+            u = jnp.where(still, 0, g)
+            if "mu" in used:
+                used["mu"] = used["mu"]._replace(value=jnp.where(still, 0, used["mu"].value))
         return Moments(u, g, used.get("mu"), used.get("nu"), divide), new
 
     per_leaf = tuple(dict.fromkeys(n for s in sides.values() for n in s.needs))

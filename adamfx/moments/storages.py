@@ -115,8 +115,8 @@ def factored(min_dim_size: int = 128):
         if "" in parts:
             return parts[""]
         r, c = parts["rows"], parts["columns"]
-        row_axis = axes(like.shape)[0]
-        return safe_divide(r, jnp.mean(r, row_axis, keepdims=True)) * c
+        row_axis = np.argsort(like.shape, kind="stable")[-2]
+        return safe_divide(r, jnp.mean(r, int(row_axis), keepdims=True)) * c
 
     return Form(write, read, is_linear=True, divides_by_stored=True)
 
