@@ -127,7 +127,7 @@ def left_of_two(b):
 
 
 def test_a_lagging_side_has_the_mass_it_had(x64):
-    """u_t = m_hat_t / sqrt(v_hat_{t-1}); m_hat_1 at the first step, where v weighs nothing and divides by one."""
+    """u_t = m_hat_t / sqrt(v_hat_{t-1}); m_hat_1 at the first step, where v weighs nothing."""
     u, _ = directions(fx.scale_by_moments(0.8, 0.9, eps=0.0, lag="second"), fx.bias_correct())
     m, v = np.zeros(3), np.zeros(3)
     for t, (row, g) in enumerate(zip(u, G, strict=True), 1):
