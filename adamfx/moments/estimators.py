@@ -52,7 +52,7 @@ class Own(NamedTuple):
     """The meaning of an estimator with a memory of its own form."""
 
     init: Callable[[Array], dict[str, Any]]  # p -> arrays by the end of their name
-    step: Callable  # (memory, g, rates) -> (value, memory, frame): a Frame, or None
+    step: Callable  # (memory, g, rates, at) -> (value, memory, frame): a Frame, or None; At as statistics
     decay: Any = 0.0
     gain: Callable | None = None
     weighs: bool = False
@@ -233,7 +233,7 @@ def aggregate(betas: tuple[float, ...] = (0.0, 0.9, 0.99)):
         axes = (None, *range(p.ndim))
         return {"traces": along(jnp.zeros((len(betas), *p.shape), p.dtype), axes)}
 
-    def step(memory, g, rates):
+    def step(memory, g, rates, at):
         b = jnp.asarray(betas, g.real.dtype).reshape(-1, *[1] * g.ndim)
         v = b * memory["traces"] + g[None]
         return jnp.mean(v, 0), {"traces": v}, None

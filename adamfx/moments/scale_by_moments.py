@@ -134,7 +134,7 @@ class Running:
         """(the side as the division sees it, the new moment, what to remember)."""
         parts = self._parts(memory)
         if self.own:
-            value, parts, frame = self.meaning.step(parts, g, rates)
+            value, parts, frame = self.meaning.step(parts, g, rates, at)
             return Side(value, rates, frame=frame or HERE), value, self._named(parts)
         r, form, x = self.meaning, self.form, self.reading.of(g, at)
         if form.is_linear and r.is_linear:
@@ -280,7 +280,7 @@ def scale_by_moments(
         m_before = sides["mu"].before(here.memory, g) if "mu" in sides else g
         new, used, m = {}, {}, g
         for (n, s), rates in zip(sides.items(), filter(None, here.shared), strict=True):
-            at = At(m, m_before, here.extra)
+            at = At(m, m_before, here.extra, here.gradient)
             used[n], value, memory = s.step(g, at, rates, here.memory, here.key)
             m = value if n == "mu" else m
             new |= memory

@@ -30,6 +30,7 @@ class At(NamedTuple):
     m: Array  # the first moment, with this gradient
     m_before: Array  # the first moment, without it
     extra: Any = None  # the extra arguments that the statistic needs, by name
+    gradient: Any = None  # the gradient, as the moments before these saw it
 
 
 class Reading(NamedTuple):

@@ -1,0 +1,94 @@
+"""APOLLO: how much Adam would change the gradient, seen in a few random directions."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adamfx import checks
+from adamfx.engine.control import only_if
+from adamfx.engine.norms import norm_over
+from adamfx.engine.record import safe_divide
+from adamfx.moments.statistics import square
+from adamfx.transformation import block, leafwise
+from adamfx.values.constructor import Dynamic, Exact
+
+
+@block
+def scale_by_apollo(
+    rank: int = 256,
+    every: int = 200,
+    b1: Exact = 0.9,
+    b2: Exact = 0.999,
+    eps: Exact = 1e-6,
+    scale: Dynamic = 1.0,
+    per_tensor: bool = False,
+    growth: Dynamic = 1.01,
+    seed: int = 0,
+):
+    """u = g |N| / |R| for every channel, R = P^T g in `rank` random directions, N Adam's direction of R.
+
+    P (shorter side, rank) is N(0, 1/rank), drawn anew every so many steps; channels lie along the longer side. Then
+    |u| grows by no more than `growth` from step to step, and u is multiplied by sqrt(scale) and, at last, by Adam's
+    correction sqrt(1 - b2^t) / (1 - b1^t). Zhu et al. 2024, algorithm 1. Leaves that are no matrix pass.
+
+    Args:
+      rank, every: >= 1.
+      b1, b2: in [0, 1), numbers.
+      eps: >= 0.
+      scale: >= 0.
+      per_tensor: one ratio for the whole matrix (APOLLO-Mini, with rank 1).
+      growth: >= 1.
+      seed: of P.
+
+    Remembers of every matrix `projection`, `mu`, `nu`, and `norm`, that of the update before; and `key`.
+    """
+    name = "scale_by_apollo"
+    rank, every = checks.steps(name, "rank", rank, 1), checks.steps(name, "every", every, 1)
+    for n, b in (("b1", b1), ("b2", b2)):
+        checks.decay(name, b, n)
+    checks.number(name, "eps", eps, low=0)
+    checks.number(name, "scale", scale, low=0)
+    checks.number(name, "growth", growth, low=1)
+
+    def init(p):
+        if p.ndim < 2:
+            return {}
+        stack, (rows, columns) = p.shape[:-2], p.shape[-2:]
+        k = min(rank, rows, columns)
+        seen = (k, columns) if rows <= columns else (rows, k)
+        zeros = jnp.zeros((*stack, *seen), p.dtype)
+        projection = jnp.zeros((*stack, min(rows, columns), k), p.dtype)
+        norm = jnp.zeros((*stack, 1, 1), p.real.dtype)
+        return {"projection": projection, "mu": zeros, "nu": zeros.real, "norm": norm}
+
+    def shared(step):
+        t = step.count + 1
+        return step.count, jnp.sqrt(1 - b2**t) / (1 - b1**t)
+
+    def leaf(g, here):
+        if g.ndim < 2:
+            return g, {}
+        memory, (count, correction) = here.memory, here.shared
+        is_left = g.shape[-2] <= g.shape[-1]
+
+        def draw(P, key):
+            width = np.sqrt(P.shape[-1]).astype(P.real.dtype)
+            return jax.random.normal(jax.random.wrap_key_data(key, impl="threefry2x32"), P.shape, P.dtype) / width
+
+        key = jax.random.key_data(here.key)
+        P = only_if(count % every == 0, draw, memory.projection, key)
+        R = jnp.swapaxes(P, -1, -2) @ g if is_left else g @ P
+        m = memory.mu + (1 - b1) * (R - memory.mu)
+        v = memory.nu + (1 - b2) * (square(R) - memory.nu)
+        N = safe_divide(m, jnp.sqrt(v) + eps)
+        over = (-2, -1) if per_tensor else (-2,) if is_left else (-1,)
+        u = g * (norm_over(N, over) / (norm_over(R, over) + 1e-8))
+        size = norm_over(u, (-2, -1))
+        ratio = size / (memory.norm + 1e-8)
+        held = jnp.where(count == 0, 1, jnp.maximum(ratio, growth) / growth)
+        new = {"projection": P, "mu": m, "nu": v, "norm": size / held}
+        return u / held * (jnp.sqrt(scale) * correction), new
+
+    return leafwise(leaf, init=init, shared=shared, seed=seed, elementwise=False)

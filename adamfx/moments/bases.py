@@ -1,0 +1,352 @@
+"""Second moments of a matrix in a basis of its own: Shampoo, SOAP and their relatives.
+
+The last two axes are the matrix, (rows, columns); leading ones are a stack of matrices. Each estimator keeps the
+averages L of g g^H and R of g^H g, and from time to time their eigenvectors; what it hands to the
+division is a value in that basis and the maps into it and back (`engine.record.Frame`). Eigenvalues
+and QR are computed only in the steps that need them, also under vmap and scan.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from adamfx import checks
+from adamfx.engine.control import only_if
+from adamfx.engine.placement import along
+from adamfx.engine.record import Frame
+from adamfx.engine.trees import real_dtype
+from adamfx.moments.estimators import Own, estimator
+from adamfx.moments.statistics import square
+from adamfx.schedules import Decay
+from adamfx.values.constructor import Exact
+
+Array = Any
+SIDES = ("left", "right")
+
+
+def _adjoint(x: Array) -> Array:
+    return jnp.swapaxes(x, -1, -2).conj()
+
+
+def _gram(g: Array, side: str) -> Array:
+    """g g^H or g^H g."""
+    return g @ _adjoint(g) if side == "left" else _adjoint(g) @ g
+
+
+def _times(g: Array, bases: dict) -> Array:
+    """Q_L^H g Q_R, with what there is of the two."""
+    g = _adjoint(bases["left"]) @ g if "left" in bases else g
+    return g @ bases["right"] if "right" in bases else g
+
+
+def _frame(bases: dict) -> Frame:
+    return Frame(
+        into=lambda x: _times(x, bases),
+        back=lambda x: _times(x, {side: _adjoint(q) for side, q in bases.items()}),
+    )
+
+
+def _axis(side: str) -> int:
+    return -2 if side == "left" else -1
+
+
+def _sides(shape: tuple, max_dim: int) -> list[str]:
+    """The sides that get a basis: of a matrix, those not too long."""
+    return [s for s in SIDES if len(shape) > 1 and shape[_axis(s)] <= max_dim]
+
+
+def _squares(p: Array, max_dim: int, make: Any) -> dict:
+    """{side: a square matrix for each matrix of the stack}, lying as that axis of the parameter lies."""
+    found = {}
+    for side in _sides(p.shape, max_dim):
+        n = p.shape[_axis(side)]
+        stack = p.shape[:-2]
+        axes = (*range(len(stack)), p.ndim + _axis(side), None)
+        found[side] = along(jnp.broadcast_to(make(n), (*stack, n, n)).astype(p.dtype), axes)
+    return found
+
+
+def _eigenvectors(x: Array) -> Array:
+    """As columns, the largest eigenvalue first."""
+    return jnp.linalg.eigh((x + _adjoint(x)) / 2)[1][..., ::-1]
+
+
+def _by_power_step(x: Array, q: Array) -> tuple[Array, Array]:
+    """One power step and QR of a basis, sorted by what the basis says of the eigenvalues; the order."""
+    held = jnp.sum((q.conj() * (x @ q)).real, -2)
+    order = jnp.argsort(-held, axis=-1, stable=True)
+    return jnp.linalg.qr(x @ jnp.take_along_axis(q, order[..., None, :], -1))[0], order
+
+
+def _take(v: Array, order: Array, side: str) -> Array:
+    """Rows or columns of v in this order."""
+    along_rows = order[..., :, None] if side == "left" else order[..., None, :]
+    return jnp.take_along_axis(v, along_rows, _axis(side))
+
+
+def _named(**groups: dict) -> dict:
+    """{"grams": {"left": x}} as {"left_gram": x}, and back by `_group`."""
+    return {f"{side}_{name}": x for name, xs in groups.items() for side, x in xs.items()}
+
+
+def _group(memory: dict, name: str) -> dict:
+    return {s: memory[f"{s}_{name}"] for s in SIDES if f"{s}_{name}" in memory}
+
+
+@estimator
+def eigenbasis(
+    decay: Decay,
+    every: int = 10,
+    *,
+    gram_decay: Exact | None = None,
+    max_dim: int = 10_000,
+    of_gradient: bool = False,
+    skips_first: bool = True,
+):
+    """The average v of |Q_L^H g Q_R|^2, Q the eigenvectors of the averages L of g g^H and R of g^H g. SOAP.
+
+        chain(scale_by_moments(0.95, eigenbasis(0.95), where="hat"), bias_correct(), scale_by_lr(3e-3))
+
+    The bases are eigenvectors once, at the first gradient; later, every so many steps, one power step
+    and QR of L Q, sorted, v with them. A step divides in the basis that the gradients before it made. Axes that
+    are no matrix, or too long, have no basis. Vyas et al. 2024, algorithm 3.
+
+    Args:
+      decay: b of v, in [0, 1), or a schedule.
+      every: steps between two new bases, >= 1.
+      gram_decay: that of L and R; None: as v.
+      max_dim: the longest axis that gets a basis.
+      of_gradient: L and R are of the gradient, as the first moment before saw it, rather than of what comes in.
+      skips_first: the first gradient only fills L and R, and moves nothing; otherwise it passes undivided.
+
+    Remembers `nu`, `nu_left_gram`, `nu_right_gram`, `nu_left_basis`, `nu_right_basis`.
+    """
+    checks.decay("eigenbasis", decay)
+    every = checks.steps("eigenbasis", "every", every, 1)
+    max_dim = checks.steps("eigenbasis", "max_dim", max_dim)
+    if gram_decay is not None:
+        checks.decay("eigenbasis", gram_decay, "gram_decay")
+    before = 1 if skips_first else 0
+
+    def init(p):
+        v = jnp.zeros(p.shape, real_dtype(p.dtype))
+        grams = _squares(p, max_dim, lambda n: jnp.zeros((n, n)))
+        return {"": v} | _named(gram=grams, basis=_squares(p, max_dim, jnp.eye))
+
+    def step(memory, g, rates, at):
+        v, bases, grams = memory[""], _group(memory, "basis"), _group(memory, "gram")
+        k = rates.count + before  # gradients seen before this one
+        seen, frame = _times(g, bases), _frame(bases)
+        v = jnp.where(k == 0, v, v + rates.gain * (square(seen) - v))
+        used = v if skips_first else jnp.where(k == 0, 1, v)
+
+        x = at.gradient if of_gradient else g
+        gain = rates.gain if gram_decay is None else 1 - gram_decay
+        grams = {s: a + gain * (_gram(x, s) - a) for s, a in grams.items()}
+
+        def first(held, grams):
+            return {s: _eigenvectors(a) for s, a in grams.items()}, held[1]
+
+        def later(held, grams):
+            old, v = held
+            new = {s: _by_power_step(a, old[s]) for s, a in grams.items()}
+            for s, (_, order) in new.items():
+                v = _take(v, order, s)
+            return {s: q for s, (q, _) in new.items()}, v
+
+        if grams:
+            held = only_if(k == 0, first, (bases, v), grams)
+            bases, v = only_if((k > 0) & (k % every == 0), later, held, grams)
+        return used, {"": v} | _named(gram=grams, basis=bases), frame
+
+    return Own(init, step, decay, weighs=True, prepares=before)
+
+
+@estimator
+def kl_eigenbasis(
+    decay: Decay,
+    every: int = 10,
+    *,
+    gram_decay: Exact | None = None,
+    init_factor: Exact = 0.1,
+    clamp: Exact | None = None,
+    whole_first: bool = False,
+    factored: bool = False,
+):
+    """As `eigenbasis`, of L and R that are each weighed by the other: the nearest by Kullback-Leibler. KL-SOAP.
+
+    L averages g Q_R diag(1/r) Q_R^H g^H / columns, R the other way round; l, r, the eigenvalues, average
+    the means of |Q_L^H g Q_R|^2 / r over the columns and of that / l over the rows. Lin et al. 2025; as in the
+    authors' code the bases are not sorted, and the division is by the whole v.
+
+    Args:
+      decay, every, gram_decay: as in `eigenbasis`.
+      init_factor: > 0, l and r at the start.
+      clamp: the largest 1/sqrt(l); None: the size of the axis, in [10, 4000].
+      whole_first: the first L and R have weight one, not 1 - b.
+      factored: v is l r^T, and no whole v is kept (KL-Shampoo).
+
+    Remembers `nu` (unless factored) and, for each side, `gram`, `basis` and `root`, 1/sqrt of its eigenvalues.
+    Leaves that are no matrix have an ordinary average.
+    """
+    name = "kl_eigenbasis"
+    checks.decay(name, decay)
+    every = checks.steps(name, "every", every, 1)
+    checks.number(name, "init_factor", init_factor, low=0)
+    if gram_decay is not None:
+        checks.decay(name, gram_decay, "gram_decay")
+
+    def init(p):
+        v = {} if factored and p.ndim > 1 else {"": jnp.zeros(p.shape, real_dtype(p.dtype))}
+        grams = _squares(p, 10**9, lambda n: jnp.zeros((n, n)))
+        roots = {}
+        for s in grams:
+            of = p.ndim + _axis(s)
+            shape = (*p.shape[:-2], p.shape[of])
+            start = jnp.full(shape, init_factor**-0.5, real_dtype(p.dtype))
+            roots[s] = along(start, (*range(p.ndim - 2), of))
+        return v | _named(gram=grams, basis=_squares(p, 10**9, jnp.eye), root=roots)
+
+    def step(memory, g, rates, at):
+        bases, grams, roots = (_group(memory, n) for n in ("basis", "gram", "root"))
+        first = rates.count < 0
+        seen, frame = _times(g, bases), _frame(bases)
+        new = {}
+        if "" in memory:
+            v = memory[""]
+            new[""] = used = jnp.where(first, v, v + rates.gain * (square(seen) - v))
+        if not grams:
+            return new[""], new, None
+        by_row, by_column = roots["left"][..., :, None], roots["right"][..., None, :]
+        if factored:
+            used = 1 / (by_row * by_column) ** 2
+        rows, columns = g.shape[-2:]
+        gain = rates.gain if gram_decay is None else 1 - gram_decay
+        weight = 1.0 if whole_first else gain
+        # Q^H y has the Gram matrix that the equation asks for, without leaving the basis on the other side.
+        y = {
+            "left": (g @ bases["right"]) * by_column,
+            "right": by_row * (_adjoint(bases["left"]) @ g),
+        }
+        over = {"left": columns, "right": rows}
+        grams = {
+            s: jnp.where(
+                first, weight * _gram(g, s) / over[s], a + gain * (_gram(y[s], s) / over[s] - a)
+            )
+            for s, a in grams.items()
+        }
+        means = {
+            "left": jnp.mean(square(seen * by_column), -1),
+            "right": jnp.mean(square(seen * by_row), -2),
+        }
+        new_roots = {}
+        for s, root in roots.items():
+            n = g.shape[_axis(s)]
+            most = min(max(n, 10), 4000) if clamp is None else clamp
+            value = (1 - gain) / root**2 + gain * means[s]
+            new_roots[s] = jnp.where(
+                first, root, jnp.minimum(1 / jnp.sqrt(jnp.where(value > 0, value, most**-2)), most)
+            )
+
+        def at_first(old, grams):
+            return {s: _eigenvectors(a) for s, a in grams.items()}
+
+        def later(old, grams):
+            return {s: jnp.linalg.qr(a @ old[s])[0] for s, a in grams.items()}
+
+        bases = only_if(first, at_first, bases, grams)
+        due = ~first & ((rates.count + 1) % every == 0)
+        bases = only_if(due, later, bases, grams)
+        return used, new | _named(gram=grams, basis=bases, root=new_roots), frame
+
+    return Own(init, step, decay, weighs=True, prepares=1)
+
+
+@estimator
+def kronecker(
+    decay: Exact = 1.0, every: int = 1, eps: Exact = 1e-12, max_dim: int = 10_000
+):
+    """v = sqrt(l) sqrt(r)^T in the eigenvectors of L and R, l and r their eigenvalues + eps: Shampoo.
+
+    Dividing by sqrt(v) there is L^(-1/4) g R^(-1/4). A vector has one factor, g g^H, and the power -1/2. L and R are
+    sums for decay 1 (Gupta, Koren & Singer 2018, algorithm 1), else averages; `bias_correct` then divides
+    them by their mass. The roots are new every so many steps; where eigenvalues do not come out finite, the old
+    ones stay. An axis longer than max_dim has no
+    factor, and the other one the power -1/2: `view(tx, blocks(1024))` cuts them.
+
+    Args:
+      decay: b in [0, 1], a number.
+      every: steps between two new roots, >= 1.
+      eps: >= 0, added to the eigenvalues of the corrected L and R.
+      max_dim: the longest axis that has a factor.
+
+    Remembers for each side `gram`, `basis`, `values`, and `mass`, the mass that the roots were made of.
+    """
+    if not isinstance(decay, (int, float)) or decay != 1:
+        checks.decay("kronecker", decay)
+    every = checks.steps("kronecker", "every", every, 1)
+    checks.number("kronecker", "eps", eps, low=0)
+    is_sum = isinstance(decay, (int, float)) and decay == 1
+
+    def as_column(p):
+        """A vector as a column, whose columns have no factor."""
+        return p.reshape(-1, 1) if p.ndim < 2 else p
+
+    def init(p):
+        x, real = as_column(p), real_dtype(p.dtype)
+        grams, bases = (_squares(x, max_dim, f) for f in (lambda n: jnp.zeros((n, n)), jnp.eye))
+        if p.ndim < 2:
+            grams.pop("right", 0), bases.pop("right", 0)
+            axis = 0 if p.ndim else None
+            lies = lambda a: along(a.array, (axis, None))  # noqa: E731
+            grams, bases = ({s: lies(a) for s, a in d.items()} for d in (grams, bases))
+        values = {}
+        for s in grams:
+            a = grams[s]
+            values[s] = along(jnp.ones(a.array.shape[:-1], real), a.axes[:-1])
+        return _named(gram=grams, basis=bases, values=values) | {"mass": jnp.ones((), real)}
+
+    def step(memory, g, rates, at):
+        shape, g = g.shape, as_column(g)
+        grams, bases, values = (_group(memory, n) for n in ("gram", "basis", "values"))
+        gain = 1.0 if is_sum else rates.gain
+        keep = 1.0 if is_sum else 1 - rates.gain
+        grams = {s: keep * a + gain * _gram(g, s) for s, a in grams.items()}
+        mass = jnp.asarray(rates.mass, memory["mass"].dtype)
+
+        def roots(held, grams, mass):
+            bases, values, _ = held
+            found = {s: jnp.linalg.eigh((a + _adjoint(a)) / 2) for s, a in grams.items()}
+            good = [jnp.all(jnp.isfinite(w)) & jnp.all(jnp.isfinite(q)) for w, q in found.values()]
+            ok = jnp.all(jnp.asarray(good))
+            w = {
+                s: jnp.where(ok, jnp.maximum(w, 0) + eps * mass, values[s])
+                for s, (w, _) in found.items()
+            }
+            q = {s: jnp.where(ok, q, bases[s]) for s, (_, q) in found.items()}
+            return q, w, jnp.where(ok, mass, held[2])
+
+        held = (bases, values, memory["mass"])
+        if grams:
+            due = rates.count % every == 0
+            held = only_if(due, roots, held, grams, mass)
+        bases, values, then = held
+        power = 1 / max(len(values), 1)
+        v = jnp.ones(g.shape, then.dtype)
+        for s, w in values.items():
+            v = v * jnp.expand_dims(w, -1 if s == "left" else -2) ** power
+        # bias_correct divides by the mass of today; these roots are of averages of another one.
+        v = v * (mass / then) if values else v * mass
+        frame = _frame(bases)
+        new = _named(gram=grams, basis=bases, values=values) | {"mass": then}
+        if len(shape) > 1:
+            return v, new, frame
+        flat = Frame(
+            lambda x: frame.into(x.reshape(-1, 1)).reshape(shape),
+            lambda x: frame.back(x.reshape(-1, 1)).reshape(shape),
+        )
+        return v.reshape(shape), new, flat
+
+    return Own(init, step, 0.0 if is_sum else decay, weighs=not is_sum)

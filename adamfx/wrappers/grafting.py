@@ -1,0 +1,48 @@
+"""The direction of one transformation with the size of another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from adamfx import checks
+from adamfx.blocks.matrices import size_of
+from adamfx.engine.record import safe_divide
+from adamfx.transformation import block, identity, treewise
+from adamfx.values.constructor import Exact, Inner
+
+
+@block
+def graft(direction: Inner, magnitude: Inner = None, norm: str = "frobenius", eps: Exact = 0.0):
+    """u = d |m| / (|d| + eps), d and m what the two make of one and the same gradient.
+
+    Norms are those of each matrix, the last two axes, or of a vector; 0 where d is 0. Agarwal et al. 2020.
+
+        graft(whiten(), scale_by_moments(None, ema(0.99)))      # Shampoo's direction, RMSProp's size
+
+    Args:
+      direction: the transformation whose direction is kept.
+      magnitude: the one whose size is kept; None: of what comes in.
+      norm: "frobenius", "spectral" or "schatten", (sum of S^4)^(1/4).
+      eps: >= 0.
+
+    Remembers `direction` and `magnitude`, the states of the two.
+    """
+    checks.choice("graft", "norm", norm, ("frobenius", "spectral", "schatten"))
+    checks.number("graft", "eps", eps, low=0)
+    inside = {"direction": direction, "magnitude": identity() if magnitude is None else magnitude}
+
+    def joined(d: Any, m: Any) -> Any:
+        ratio = safe_divide(size_of(m, norm), size_of(d, norm) + eps)
+        return d * jnp.broadcast_to(ratio, d.shape)
+
+    def run(leaves, memory, step):
+        made, new = {}, {}
+        for name, tx in inside.items():
+            out, new[name] = tx.run(leaves, getattr(memory, name), step)
+            made[name] = out.updates
+        updates = leaves.each(joined, made["direction"], made["magnitude"])
+        return leaves.replace(updates=updates), new
+
+    return treewise(run, inside)
