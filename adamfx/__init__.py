@@ -9,6 +9,7 @@ True
 import typing
 
 from adamfx import interop
+from adamfx.blocks.apollo import scale_by_apollo
 from adamfx.blocks.caution import (
     cautious,
     cautious_weight_decay,
@@ -35,8 +36,18 @@ from adamfx.blocks.guards import (
     centralize,
     keep_params_nonnegative,
 )
+from adamfx.blocks.kron import scale_by_kron
+from adamfx.blocks.matrices import (
+    NEWTON_SCHULZ,
+    normalize_columns,
+    normalize_over,
+    normalize_rows,
+    orthogonalize,
+    scale_by_shape,
+)
 from adamfx.blocks.radius import (
     contract,
+    damp_outward,
     hyperball,
     radial_brake,
     uw_floor,
@@ -72,6 +83,7 @@ from adamfx.masks import (
 from adamfx.moments.adan import (
     scale_by_adan,
 )
+from adamfx.moments.bases import eigenbasis, kl_eigenbasis, kronecker
 from adamfx.moments.corrections import bias_correct, center, nesterov, rectify, running_max
 from adamfx.moments.estimators import (
     Estimator,
@@ -138,6 +150,21 @@ from adamfx.optimizers.layerwise import (
     lars,
     novograd,
 )
+from adamfx.optimizers.matrix import (
+    adamh,
+    apollo,
+    galore,
+    kl_soap,
+    kron,
+    muon,
+    muonh,
+    normuon,
+    on_matrices,
+    scion,
+    shampoo,
+    soap,
+    whiten,
+)
 from adamfx.optimizers.memory_saving import (
     adafactor,
     adamini,
@@ -199,11 +226,13 @@ from adamfx.transformation import (
 from adamfx.values.constructor import Dynamic, Exact, Inner
 from adamfx.wrappers.accumulation import accumulate
 from adamfx.wrappers.averages import average_params, averaged_params, keep_average
+from adamfx.wrappers.grafting import graft
 from adamfx.wrappers.groups import freeze, masked, partition, set_to_zero
 from adamfx.wrappers.lookahead import lookahead
 from adamfx.wrappers.monitor import metrics, monitor
 from adamfx.wrappers.precision import compensate, master_weights, round_stochastically
 from adamfx.wrappers.skipping import check_finite, skip_nonfinite
+from adamfx.wrappers.views import Lens, Through, as_matrix, in_blocks, lens, low_rank, stacked, view
 
 __version__ = "0.1.0"
 
@@ -253,6 +282,9 @@ __all__ = [
     "mean",
     "decayed_max",
     "yogi_ema",
+    "eigenbasis",
+    "kl_eigenbasis",
+    "kronecker",
     "aggregate",
     "scale_by_moments",
     "bias_correct",
@@ -279,6 +311,8 @@ __all__ = [
     "scale_by_path",
     "scale_by_optimistic_gradient",
     "scale_by_rprop",
+    "scale_by_apollo",
+    "scale_by_kron",
     "scale_by_madgrad",
     "mars",
     "grokfast",
@@ -286,6 +320,13 @@ __all__ = [
     "cautious",
     "uw_floor",
     "hyperball",
+    "damp_outward",
+    "NEWTON_SCHULZ",
+    "orthogonalize",
+    "scale_by_shape",
+    "normalize_over",
+    "normalize_rows",
+    "normalize_columns",
     "radial_brake",
     "contract",
     "add_noise",
@@ -316,6 +357,15 @@ __all__ = [
     "skip_nonfinite",
     "check_finite",
     "lookahead",
+    "view",
+    "stacked",
+    "Lens",
+    "lens",
+    "Through",
+    "in_blocks",
+    "as_matrix",
+    "low_rank",
+    "graft",
     "average_params",
     "keep_average",
     "averaged_params",
@@ -401,6 +451,19 @@ __all__ = [
     "adafactor",
     "sm3",
     "adamini",
+    "muon",
+    "normuon",
+    "muonh",
+    "adamh",
+    "scion",
+    "shampoo",
+    "whiten",
+    "soap",
+    "kl_soap",
+    "kron",
+    "galore",
+    "apollo",
+    "on_matrices",
     "came",
 ]
 

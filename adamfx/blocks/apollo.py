@@ -10,6 +10,8 @@ from adamfx import checks
 from adamfx.engine.control import only_if
 from adamfx.engine.norms import norm_over
 from adamfx.engine.record import safe_divide
+from adamfx.moments.estimators import Recursion
+from adamfx.moments.scale_by_moments import rates_of
 from adamfx.moments.statistics import square
 from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Dynamic, Exact
@@ -29,9 +31,10 @@ def scale_by_apollo(
 ):
     """u = g |N| / |R| for every channel, R = P^T g in `rank` random directions, N Adam's direction of R.
 
-    P (shorter side, rank) is N(0, 1/rank), drawn anew every so many steps; channels lie along the longer side. Then
-    |u| grows by no more than `growth` from step to step, and u is multiplied by sqrt(scale) and, at last, by Adam's
-    correction sqrt(1 - b2^t) / (1 - b1^t). Zhu et al. 2024, algorithm 1. Leaves that are no matrix pass.
+    P (shorter side, rank) is N(0, 1/rank), drawn anew every so many steps; channels lie along the longer
+    side. Then |u| grows by no more than `growth` from step to step, and u is multiplied by sqrt(scale) and,
+    at last, by Adam's correction sqrt(1 - b2^t) / (1 - b1^t). Zhu et al. 2024, algorithm 1. Leaves that are
+    no matrix pass.
 
     Args:
       rank, every: >= 1.
@@ -42,7 +45,8 @@ def scale_by_apollo(
       growth: >= 1.
       seed: of P.
 
-    Remembers of every matrix `projection`, `mu`, `nu`, and `norm`, that of the update before; and `key`.
+    Remembers of every matrix `projection`, `mu`, `nu`, and `norm`, that of the update before; `key`, and the log
+    of the products of b1 and of b2.
     """
     name = "scale_by_apollo"
     rank, every = checks.steps(name, "rank", rank, 1), checks.steps(name, "every", every, 1)
@@ -63,9 +67,17 @@ def scale_by_apollo(
         norm = jnp.zeros((*stack, 1, 1), p.real.dtype)
         return {"projection": projection, "mu": zeros, "nu": zeros.real, "norm": norm}
 
+    def init_shared():
+        return {"mu_log_product": np.zeros(2), "nu_log_product": np.zeros(2)}
+
     def shared(step):
-        t = step.count + 1
-        return step.count, jnp.sqrt(1 - b2**t) / (1 - b1**t)
+        found, grown = {}, {}
+        for n, b in (("mu", b1), ("nu", b2)):
+            average = Recursion(lambda s, x, r: s, b, weighs=True)
+            before = getattr(step.memory, f"{n}_log_product")
+            found[n], grown[f"{n}_log_product"] = rates_of(average, step.count, before, lags=False)
+        correction = jnp.sqrt(found["nu"].mass) / found["mu"].mass
+        return (step.count, correction), grown
 
     def leaf(g, here):
         if g.ndim < 2:
@@ -75,7 +87,12 @@ def scale_by_apollo(
 
         def draw(P, key):
             width = np.sqrt(P.shape[-1]).astype(P.real.dtype)
-            return jax.random.normal(jax.random.wrap_key_data(key, impl="threefry2x32"), P.shape, P.dtype) / width
+            return (
+                jax.random.normal(
+                    jax.random.wrap_key_data(key, impl="threefry2x32"), P.shape, P.dtype
+                )
+                / width
+            )
 
         key = jax.random.key_data(here.key)
         P = only_if(count % every == 0, draw, memory.projection, key)
@@ -91,4 +108,5 @@ def scale_by_apollo(
         new = {"projection": P, "mu": m, "nu": v, "norm": size / held}
         return u / held * (jnp.sqrt(scale) * correction), new
 
-    return leafwise(leaf, init=init, shared=shared, seed=seed, elementwise=False)
+    more = {"init_shared": init_shared, "seed": seed, "elementwise": False}
+    return leafwise(leaf, init=init, shared=shared, **more)

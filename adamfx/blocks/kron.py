@@ -30,9 +30,10 @@ def scale_by_kron(
     """u <- Q_L^T Q_L u Q_R^T Q_R, where the triangular Q_L, Q_R make both of these white.
 
     With noise V, h = u + damping mean|u| V, A = Q_L h Q_R^T, B = Q_L^-T V Q_R^-1:
-    Q_L <- Q_L - precond_lr triu(A A^T - B B^T) Q_L / s(A A^T + B B^T), Q_R with A^T A and B^T B; s a lower bound of
-    the largest singular value. Vectors and axes longer than max_dim have a diagonal Q. Li 2018; Pooladzandi
-    & Li 2024. The authors also balance |Q_L| and |Q_R| at random, which leaves every update as it is.
+    Q_L <- Q_L - precond_lr triu(A A^T - B B^T) Q_L / s(A A^T + B B^T), Q_R with A^T A and B^T B; s a lower
+    bound of the largest singular value. Vectors and axes longer than max_dim have a diagonal Q. Li 2018;
+    Pooladzandi & Li 2024. The authors also balance |Q_L| and |Q_R| at random, which leaves every update as
+    it is.
 
     Args:
       precond_lr: > 0, the step of Q.
@@ -83,9 +84,7 @@ def scale_by_kron(
                 dense = q.ndim == g.ndim
                 a, b = (_gram(x, side, dense) for x in (A, B))
                 if dense:
-                    new[side] = q - precond_lr * (
-                        jnp.triu(safe_divide(a - b, _bound(a + b))) @ q
-                    )
+                    new[side] = q - precond_lr * (jnp.triu(safe_divide(a - b, _bound(a + b))) @ q)
                 else:
                     bound = jnp.max(a + b, -1, keepdims=True)
                     new[side] = q - precond_lr * safe_divide(a - b, bound) * q
@@ -95,9 +94,7 @@ def scale_by_kron(
         white = _times(Q, _times(Q, g), adjoint=True)
         return white.reshape(u.shape), Q
 
-    return leafwise(
-        leaf, init=init, shared=lambda step: step.count, seed=seed, elementwise=False
-    )
+    return leafwise(leaf, init=init, shared=lambda step: step.count, seed=seed, elementwise=False)
 
 
 def _adjoint(x: Array) -> Array:

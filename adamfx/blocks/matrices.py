@@ -87,8 +87,8 @@ def orthogonalize(
       coefficients: "jordan", "dion", "polar_express" (its authors take margin=1.02, eps=1e-6), "deepseek",
         "record", or triples (a, b, c), one for each turn.
       first: the norm that divides u: "frobenius"; "spectral", the largest singular value; "schatten",
-        (sum of S^4)^(1/4); "aol", of each row i the root of sum_j |A_ij| (Boissin et al. 2025). The last two are
-        held at eps at least.
+        (sum of S^4)^(1/4); "aol", of each row i the root of sum_j |A_ij| (Boissin et al. 2025). The last
+        two are held at eps at least.
       eps: >= 0.
       margin: > 0.
       dtype: of the iteration, such as "bfloat16"; None: that of the update.
@@ -165,8 +165,8 @@ def normalize_over(axis: int | None = None, rms: bool = False, eps: Exact = 0.0)
     """u <- u / (|u| + eps), the norm over this axis; a zero u stays zero.
 
     Args:
-      axis: -1: each row, all weights that leave an input; -2: each column, all that enter an output; None: each
-        matrix. A vector is normalized as a whole.
+      axis: -1: each row, all weights that leave an input; -2: each column, all that enter an output; None:
+        each matrix. A vector is normalized as a whole.
       rms: divides by the root of the mean square rather than by the norm.
       eps: >= 0.
     """

@@ -65,28 +65,51 @@ def hyperball(learning_rate: Rate, eps: Exact = 1e-10):
 
 
 @block
-def radial_brake(learning_rate: Rate, outward: Dynamic = 0.5):
-    """p' = p - alpha u', |p'| = |p| - alpha <u', p> / |p|, u' with half of what points outward.
+def damp_outward(outward: Dynamic = 0.5):
+    """u with this part of its component along p only, where the step would lengthen p.
 
-    u' is u with its component along p halved where the step would lengthen p; the tangential part turns p and
-    does not lengthen it. In place of `scale_by_lr`, as the last word. Needs params. A zero p stays zero.
-    Remembers `learning_rate`, a readout. From the modded-nanogpt record of 2026.
+    Needs params. The tangential part turns p and does not lengthen it. A zero p changes nothing.
+
+    Args:
+      outward: in [0, 1], what remains of the outward component.
+    """
+    checks.number("damp_outward", "outward", outward, low=0, high=1)
+    return leafwise(lambda u, here: _damped(u, here.param, outward), needs_params=True)
+
+
+def _damped(u, p, outward):
+    over = matrix_axes(u)
+    unit = safe_divide(p, jnp.broadcast_to(norm_over(p, over), p.shape))
+    along = jnp.sum(u * unit, over, keepdims=True)
+    return u + jnp.where(along < 0, (outward - 1) * along, 0) * unit
+
+
+@block
+def radial_brake(learning_rate: Rate, outward: Dynamic = 0.5, cautious_decay: Dynamic = 0.0):
+    """p' = (p - alpha u') c, c such that |p'| = |p| - alpha <u', p> / |p|; u' = damp_outward(outward) of u.
+
+    To first order the length of p changes by what the step says, and by nothing else. Then p' shrinks by the
+    part alpha cautious_decay where u' and p have one sign. In place of `scale_by_lr`, as the last word. Needs
+    params. A zero p stays zero. Remembers `learning_rate`, a readout. From the modded-nanogpt record of 2026.
 
     Args:
       learning_rate: alpha >= 0, or a schedule.
       outward: in [0, 1], what remains of the outward component.
+      cautious_decay: >= 0.
     """
     checks.number("radial_brake", "outward", outward, low=0, high=1)
+    checks.number("radial_brake", "cautious_decay", cautious_decay, low=0)
 
     def leaf(u, here):
         p, alpha, over = here.param, here.shared, matrix_axes(u)
+        u = _damped(u, p, outward)
         radius = norm_over(p, over)
-        unit = safe_divide(p, jnp.broadcast_to(radius, p.shape))
-        along = jnp.sum(u * unit, over, keepdims=True)
-        braked = jnp.where(along < 0, outward * along, along)
-        q = p - alpha * (u + (braked - along) * unit)
-        target = jnp.where(radius == 0, 0, jnp.maximum(radius - alpha * braked, 0))
-        return q * safe_divide(target, norm_over(q, over)) - p
+        change = safe_divide(jnp.sum(u * p, over, keepdims=True), radius)
+        q = p - alpha * u
+        target = jnp.where(radius == 0, 0, jnp.maximum(radius - alpha * change, 0))
+        agree = jnp.sign(u) * jnp.sign(p) > 0
+        shrink = jnp.where(agree, 1 - alpha * cautious_decay, 1)
+        return q * safe_divide(target, norm_over(q, over)) * shrink - p
 
     return _steps("radial_brake", learning_rate, leaf)
 

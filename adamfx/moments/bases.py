@@ -1,7 +1,7 @@
 """Second moments of a matrix in a basis of its own: Shampoo, SOAP and their relatives.
 
-The last two axes are the matrix, (rows, columns); leading ones are a stack of matrices. Each estimator keeps the
-averages L of g g^H and R of g^H g, and from time to time their eigenvectors; what it hands to the
+The last two axes are the matrix, (rows, columns); leading ones are a stack of matrices. Each estimator
+keeps the averages L of g g^H and R of g^H g, and from time to time their eigenvectors; what it hands to the
 division is a value in that basis and the maps into it and back (`engine.record.Frame`). Eigenvalues
 and QR are computed only in the steps that need them, also under vmap and scan.
 """
@@ -110,15 +110,16 @@ def eigenbasis(
         chain(scale_by_moments(0.95, eigenbasis(0.95), where="hat"), bias_correct(), scale_by_lr(3e-3))
 
     The bases are eigenvectors once, at the first gradient; later, every so many steps, one power step
-    and QR of L Q, sorted, v with them. A step divides in the basis that the gradients before it made. Axes that
-    are no matrix, or too long, have no basis. Vyas et al. 2024, algorithm 3.
+    and QR of L Q, sorted, v with them. A step divides in the basis that the gradients before it made. Axes
+    that are no matrix, or too long, have no basis. Vyas et al. 2024, algorithm 3.
 
     Args:
       decay: b of v, in [0, 1), or a schedule.
       every: steps between two new bases, >= 1.
       gram_decay: that of L and R; None: as v.
       max_dim: the longest axis that gets a basis.
-      of_gradient: L and R are of the gradient, as the first moment before saw it, rather than of what comes in.
+      of_gradient: L and R are of the gradient, as the first moment before saw it, rather than of what comes
+        in.
       skips_first: the first gradient only fills L and R, and moves nothing; otherwise it passes undivided.
 
     Remembers `nu`, `nu_left_gram`, `nu_right_gram`, `nu_left_basis`, `nu_right_basis`.
@@ -175,11 +176,11 @@ def kl_eigenbasis(
     whole_first: bool = False,
     factored: bool = False,
 ):
-    """As `eigenbasis`, of L and R that are each weighed by the other: the nearest by Kullback-Leibler. KL-SOAP.
+    """As `eigenbasis`, of L and R that are each weighed by the other. KL-SOAP.
 
     L averages g Q_R diag(1/r) Q_R^H g^H / columns, R the other way round; l, r, the eigenvalues, average
-    the means of |Q_L^H g Q_R|^2 / r over the columns and of that / l over the rows. Lin et al. 2025; as in the
-    authors' code the bases are not sorted, and the division is by the whole v.
+    the means of |Q_L^H g Q_R|^2 / r over the columns and of that / l over the rows. Lin et al. 2025; as in
+    the authors' code the bases are not sorted, and the division is by the whole v.
 
     Args:
       decay, every, gram_decay: as in `eigenbasis`.
@@ -188,8 +189,8 @@ def kl_eigenbasis(
       whole_first: the first L and R have weight one, not 1 - b.
       factored: v is l r^T, and no whole v is kept (KL-Shampoo).
 
-    Remembers `nu` (unless factored) and, for each side, `gram`, `basis` and `root`, 1/sqrt of its eigenvalues.
-    Leaves that are no matrix have an ordinary average.
+    Remembers `nu` (unless factored) and, for each side, `gram`, `basis` and `root`, 1/sqrt of its
+    eigenvalues. Leaves that are no matrix have an ordinary average.
     """
     name = "kl_eigenbasis"
     checks.decay(name, decay)
@@ -216,12 +217,11 @@ def kl_eigenbasis(
         new = {}
         if "" in memory:
             v = memory[""]
-            new[""] = used = jnp.where(first, v, v + rates.gain * (square(seen) - v))
+            new[""] = jnp.where(first, v, v + rates.gain * (square(seen) - v))
         if not grams:
             return new[""], new, None
         by_row, by_column = roots["left"][..., :, None], roots["right"][..., None, :]
-        if factored:
-            used = 1 / (by_row * by_column) ** 2
+        used = 1 / (by_row * by_column) ** 2 if factored else new[""]
         rows, columns = g.shape[-2:]
         gain = rates.gain if gram_decay is None else 1 - gram_decay
         weight = 1.0 if whole_first else gain
@@ -265,16 +265,14 @@ def kl_eigenbasis(
 
 
 @estimator
-def kronecker(
-    decay: Exact = 1.0, every: int = 1, eps: Exact = 1e-12, max_dim: int = 10_000
-):
+def kronecker(decay: Exact = 1.0, every: int = 1, eps: Exact = 1e-12, max_dim: int = 10_000):
     """v = sqrt(l) sqrt(r)^T in the eigenvectors of L and R, l and r their eigenvalues + eps: Shampoo.
 
-    Dividing by sqrt(v) there is L^(-1/4) g R^(-1/4). A vector has one factor, g g^H, and the power -1/2. L and R are
-    sums for decay 1 (Gupta, Koren & Singer 2018, algorithm 1), else averages; `bias_correct` then divides
-    them by their mass. The roots are new every so many steps; where eigenvalues do not come out finite, the old
-    ones stay. An axis longer than max_dim has no
-    factor, and the other one the power -1/2: `view(tx, blocks(1024))` cuts them.
+    Dividing by sqrt(v) there is L^(-1/4) g R^(-1/4). A vector has one factor, g g^H, and the power -1/2. L
+    and R are sums for decay 1 (Gupta, Koren & Singer 2018, algorithm 1), else averages; `bias_correct` then
+    divides them by their mass. The roots are new every so many steps; where eigenvalues do not come out
+    finite, the old ones stay. An axis longer than max_dim has no
+    factor, and the other one the power -1/2: `view(tx, in_blocks(1024))` cuts them.
 
     Args:
       decay: b in [0, 1], a number.
@@ -298,7 +296,8 @@ def kronecker(
         x, real = as_column(p), real_dtype(p.dtype)
         grams, bases = (_squares(x, max_dim, f) for f in (lambda n: jnp.zeros((n, n)), jnp.eye))
         if p.ndim < 2:
-            grams.pop("right", 0), bases.pop("right", 0)
+            grams.pop("right", None)
+            bases.pop("right", None)
             axis = 0 if p.ndim else None
             lies = lambda a: along(a.array, (axis, None))  # noqa: E731
             grams, bases = ({s: lies(a) for s, a in d.items()} for d in (grams, bases))

@@ -183,7 +183,7 @@ def _beside(p: Array, x: Array) -> Any:
 
 def _plain(side: Any) -> Any:
     """`ema(b)` with nothing else said is written b."""
-    if isinstance(side, Estimator) and side == ema(side.arguments.get("decay", 0.0)):
+    if isinstance(side, Estimator) and side.name == "ema" and side == ema(side.arguments["decay"]):
         return side.arguments["decay"]
     return side
 

@@ -1,8 +1,8 @@
 """Optimizers of matrices: orthogonalized, whitened, seen in a basis of their own, on a sphere.
 
-Each steps the leaves that `matrices` names (by default all with two axes and more, the last two being the matrix)
-and leaves the others to AdamW, in a `partition` that its repr shows. The authors leave embeddings and the last
-layer to AdamW too: matrices=~path_matches("embed/*") & ndim_at_least(2).
+Each steps the leaves that `matrices` names (by default all with two axes and more, the last two being the
+matrix) and leaves the others to AdamW, in a `partition` that its repr shows. The authors leave embeddings
+and the last layer to AdamW too: matrices=~path_matches("embed/*") & ndim_at_least(2).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from adamfx.transformation import GradientTransformation, identity
 from adamfx.values.constructor import Dynamic, Exact
 from adamfx.wrappers.grafting import graft
 from adamfx.wrappers.groups import partition
-from adamfx.wrappers.views import blocks, low_rank, view
+from adamfx.wrappers.views import in_blocks, low_rank, view
 
 MATRICES = ndim_at_least(2)
 
@@ -43,7 +43,8 @@ def on_matrices(
     Args:
       transformation: for the leaves that `matrices` names.
       others: for the rest.
-      matrices: a predicate such as ndim_at_least(2), or a callable of the parameters that returns a tree of bools.
+      matrices: a predicate such as ndim_at_least(2), or a callable of the parameters that returns a tree of
+        bools.
     """
     return partition({"matrix": transformation}, {"matrix": matrices}, default=others)
 
@@ -54,7 +55,10 @@ def _adam(learning_rate: Rate, given: dict) -> GradientTransformation:
 
 
 def whiten(decay: Exact = 1.0, every: int = 1, eps: Exact = 1e-12, max_dim: int = 10_000):
-    """u <- L^(-1/4) u R^(-1/4), L and R the sums (decay 1) or averages of u u^T and u^T u. Gupta et al. 2018."""
+    """u <- L^(-1/4) u R^(-1/4), L and R sums (decay 1) or averages of u u^T and u^T u. Gupta et al. 2018.
+
+    `kronecker` says what the arguments are.
+    """
     second = kronecker(decay, every, eps, max_dim)
     return chain(scale_by_moments(None, second, eps=0.0), bias_correct())
 
@@ -83,10 +87,10 @@ def muon(
 ) -> GradientTransformation:
     """Momentum, orthogonalized. Jordan et al. 2024; Liu et al. 2025 (Moonlight).
 
-    The forms differ in the momentum: "jordan" an average, never corrected; "moonlight" a sum; "optax" a corrected
-    average with Dozat's look-ahead, up to 5 % apart from the others in the first steps. The scale is
-    sqrt(max(1, outputs / inputs)), or consistent_rms sqrt(max(inputs, outputs)): 0.2 in Moonlight and Keras, where
-    rates of AdamW carry over. `adam` holds arguments of adamw for the other leaves.
+    The forms differ in the momentum: "jordan" an average, never corrected; "moonlight" a sum; "optax" a
+    corrected average with Dozat's look-ahead, up to 5 % apart from the others in the first steps. The scale
+    is sqrt(max(1, outputs / inputs)), or consistent_rms sqrt(max(inputs, outputs)): 0.2 in Moonlight and
+    Keras, where rates of AdamW carry over. `adam` holds arguments of adamw for the other leaves.
     """
     by_shape = unless_none(lambda c: scale_by_shape("max", c), consistent_rms)
     direction = chain(
@@ -167,8 +171,8 @@ def scion(
 ) -> GradientTransformation:
     """The step of one length in the norm of each layer: spectral, rms for vectors, signs for the last.
 
-    Pethick et al. 2025, algorithm 2; weight_decay=0 is the unconstrained form. `last` names the layer that takes
-    signs over its inputs (None: no leaf). Vectors step by lr times their direction over its rms.
+    Pethick et al. 2025, algorithm 2; weight_decay=0 is the unconstrained form. `last` names the layer that
+    takes signs over its inputs (None: no leaf). Vectors step by lr times their direction over its rms.
     """
     after = (add_decayed_weights(weight_decay), scale_by_lr(learning_rate))
     average = scale_by_moments(beta, None)
@@ -199,7 +203,7 @@ def shampoo(
     Both axes are cut into blocks. `magnitude` grafts its size; None: Adam's. identity() is none.
     """
     moments = scale_by_moments(b1, kronecker(b2, every, eps), eps=0.0)
-    whitened = view(chain(moments, bias_correct()), blocks(block_size))
+    whitened = view(chain(moments, bias_correct()), in_blocks(block_size))
     size = chain(scale_by_moments(b1, 0.999), bias_correct()) if magnitude is None else magnitude
     direction = chain(
         whitened if size == identity() else graft(whitened, size),
@@ -224,10 +228,12 @@ def soap(
 ) -> GradientTransformation:
     """Adam in the eigenbasis of Shampoo. Vyas et al. 2024, algorithm 3.
 
-    The first gradient only makes the basis. The author decays the stepped parameters; here the decay is that of
-    AdamW, of those before the step.
+    The first gradient only makes the basis. The author decays the stepped parameters; here the decay is
+    that of AdamW, of those before the step.
     """
-    second = eigenbasis(b2, precondition_frequency, gram_decay=shampoo_beta, max_dim=max_precond_dim)
+    second = eigenbasis(
+        b2, precondition_frequency, gram_decay=shampoo_beta, max_dim=max_precond_dim
+    )
     direction = chain(
         scale_by_moments(b1, second, eps=eps, where="hat"),
         bias_correct(),
@@ -251,7 +257,8 @@ def kl_soap(
 ) -> GradientTransformation:
     """SOAP in the basis that is nearest by Kullback-Leibler; factored: KL-Shampoo. Lin et al. 2025.
 
-    Nothing is corrected, as in the authors' code; the decay is that of AdamW, of the parameters before the step.
+    Nothing is corrected, as in the authors' code; the decay is that of AdamW, of the parameters before the
+    step.
     """
     second = kl_eigenbasis(b2, precondition_frequency, factored=factored)
     direction = chain(
@@ -277,8 +284,8 @@ def kron(
 ) -> GradientTransformation:
     """Momentum, whitened by factors that learn. Li 2018 (PSGD Kron), as psgd_jax.
 
-    psgd_jax steps its factors in every step at first and seldom later, and takes vectors too; `every` is how often
-    here.
+    psgd_jax steps its factors in every step at first and seldom later, and takes vectors too; `every` is
+    how often here.
     """
     direction = chain(
         scale_by_moments(b1, None),
@@ -316,8 +323,6 @@ def galore(
         scale_by_lr(learning_rate),
     )
     return on_matrices(direction, _adam(learning_rate, adam), matrices)
-
-
 
 
 def apollo(

@@ -1,4 +1,4 @@
-"""Other forms of a leaf: lenses, through which a transformation sees another array; leaves as stacks of layers."""
+"""Other forms of a leaf: lenses, through which a transformation sees another array; stacks of layers."""
 
 from __future__ import annotations
 
@@ -47,36 +47,29 @@ _construct = constructor(Lens)
 
 
 @lens
-def blocks(size: int):
-    """The last two axes cut into blocks of size x size, a stack of matrices; the last ones filled up with zeros.
+def in_blocks(size: int):
+    """The last two axes cut into blocks of size x size, a stack of matrices; zeros fill up the last ones.
 
-    Of a vector, pieces of this size. Means within a block count the zeros.
+    Leaves with fewer than two axes stay as they are. Means within a block count the zeros.
     """
-    size = checks.steps("blocks", "size", size, 1)
+    size = checks.steps("in_blocks", "size", size, 1)
 
     def cut(n):
-        return min(size, n), -(-n // min(size, n)) if n else 1
+        return min(size, n), -(-n // size)
 
     def into(x, memory):
-        axes = min(x.ndim, 2)
-        if axes == 0 or x.size == 0:
+        if x.ndim < 2 or x.size == 0:
             return x
-        stack, own = x.shape[: x.ndim - axes], x.shape[x.ndim - axes :]
-        sizes = [cut(n) for n in own]
-        fill = [(0, 0)] * len(stack) + [
-            (0, a * k - n) for n, (a, k) in zip(own, sizes, strict=True)
-        ]
-        x = jnp.pad(x, fill).reshape(*stack, *(m for a, k in sizes for m in (k, a)))
-        return x if axes == 1 else jnp.swapaxes(x, -2, -3)
+        (a, k), (b, m) = cut(x.shape[-2]), cut(x.shape[-1])
+        fill = [*[(0, 0)] * (x.ndim - 2), (0, a * k - x.shape[-2]), (0, b * m - x.shape[-1])]
+        return jnp.swapaxes(jnp.pad(x, fill).reshape(*x.shape[:-2], k, a, m, b), -2, -3)
 
     def back(y, x, memory):
-        axes = min(x.ndim, 2)
-        if axes == 0 or x.size == 0:
+        if x.ndim < 2 or x.size == 0:
             return y
-        stack, own = x.shape[: x.ndim - axes], x.shape[x.ndim - axes :]
-        y = y if axes == 1 else jnp.swapaxes(y, -2, -3)
-        y = y.reshape(*stack, *(a * k for a, k in map(cut, own)))
-        return y[tuple(slice(n) for n in x.shape)]
+        (a, k), (b, m) = cut(x.shape[-2]), cut(x.shape[-1])
+        y = jnp.swapaxes(y, -2, -3).reshape(*x.shape[:-2], k * a, m * b)
+        return y[..., : x.shape[-2], : x.shape[-1]]
 
     return Through(into, back)
 
@@ -98,7 +91,11 @@ def as_matrix(rows: Sequence[int] | None = None, columns: Sequence[int] = (-1,))
 
     def order(x):
         to = [a % x.ndim for a in columns]
-        of = [a for a in range(x.ndim) if a not in to] if rows is None else [a % x.ndim for a in rows]
+        of = (
+            [a for a in range(x.ndim) if a not in to]
+            if rows is None
+            else [a % x.ndim for a in rows]
+        )
         if set(of) & set(to):
             raise ValueError(
                 f"as_matrix: rows {rows} and columns {columns} share an axis of a leaf of shape {x.shape}"
@@ -119,7 +116,7 @@ def as_matrix(rows: Sequence[int] | None = None, columns: Sequence[int] = (-1,))
             return y
         axes = [a for part in order(x) for a in part]
         y = y.reshape([x.shape[a] for a in axes])
-        return jnp.transpose(y, np.argsort(axes))
+        return jnp.transpose(y, np.argsort(axes).tolist())
 
     return Through(into, back)
 
@@ -183,7 +180,8 @@ def view(transformation: Inner, through: Lens):
 
     Args:
       transformation: what runs on what is seen. It gets parameters where the lens shows them.
-      through: a lens: `blocks(size)`, `as_matrix()`, `low_rank(rank, every)`, or one of your own under `@lens`.
+      through: a lens: `in_blocks(size)`, `as_matrix()`, `low_rank(rank, every)`, or one of your own under
+        `@lens`.
 
     Remembers `inner`, the state of the transformation, and what the lens does, by its names.
     """
@@ -245,7 +243,7 @@ def view(transformation: Inner, through: Lens):
 
 @block
 def stacked(transformation: Inner, where: Any = True):
-    """The first axis of the leaves where the mask is True is layers: the transformation sees one layer at a time.
+    """The first axis of these leaves is layers: the transformation sees one layer at a time.
 
     Norms, trust ratios, clips and sums over the tree are those of one layer; the state has the axis in
     front. Other leaves are seen as they are, as a group of their own. For models that scan over layers.
@@ -287,9 +285,7 @@ def stacked(transformation: Inner, where: Any = True):
 
     def start(leaves):
         labels = layers(leaves)
-        states = {
-            _label(n): one_layer(part, tx.start, n) for n, part in groups(leaves, labels)
-        }
+        states = {_label(n): one_layer(part, tx.start, n) for n, part in groups(leaves, labels)}
         return {"labels": Labels(tuple(labels)), "inner": states}
 
     def run(leaves, memory, step):
