@@ -45,8 +45,8 @@ def scale_by_apollo(
       growth: >= 1.
       seed: of P.
 
-    Remembers of every matrix `projection`, `mu`, `nu`, and `norm`, that of the update before; `key`, and the log
-    of the products of b1 and of b2.
+    Remembers of every matrix `projection`, `mu`, `nu`, and `norm`, that of the update before; `key`, and
+    the log of the products of b1 and of b2.
     """
     name = "scale_by_apollo"
     rank, every = checks.steps(name, "rank", rank, 1), checks.steps(name, "every", every, 1)

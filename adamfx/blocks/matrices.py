@@ -190,8 +190,3 @@ def normalize_rows(eps: Exact = 0.0):
 def normalize_columns(eps: Exact = 0.0):
     """Each column, all weights that enter an output, over its norm + eps."""
     return normalize_over(-2, eps=eps)
-
-
-def size_of(u: Array, by: str) -> Array:
-    """The norm of each matrix of a stack, or of a vector, kept with size one."""
-    return NORMS[by](u) if u.ndim > 1 else norm_over(u, matrix_axes(u))

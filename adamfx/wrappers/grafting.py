@@ -7,14 +7,15 @@ from typing import Any
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.blocks.matrices import size_of
+from adamfx.blocks.radius import matrix_axes
+from adamfx.engine.norms import norm_over
 from adamfx.engine.record import safe_divide
 from adamfx.transformation import block, identity, treewise
 from adamfx.values.constructor import Exact, Inner
 
 
 @block
-def graft(direction: Inner, magnitude: Inner = None, norm: str = "frobenius", eps: Exact = 0.0):
+def graft(direction: Inner, magnitude: Inner = None, eps: Exact = 0.0):
     """u = d |m| / (|d| + eps), d and m what the two make of one and the same gradient.
 
     Norms are those of each matrix, the last two axes, or of a vector; 0 where d is 0. Agarwal et al. 2020.
@@ -24,17 +25,15 @@ def graft(direction: Inner, magnitude: Inner = None, norm: str = "frobenius", ep
     Args:
       direction: the transformation whose direction is kept.
       magnitude: the one whose size is kept; None: of what comes in.
-      norm: "frobenius", "spectral" or "schatten", (sum of S^4)^(1/4).
       eps: >= 0.
 
     Remembers `direction` and `magnitude`, the states of the two.
     """
-    checks.choice("graft", "norm", norm, ("frobenius", "spectral", "schatten"))
     checks.number("graft", "eps", eps, low=0)
     inside = {"direction": direction, "magnitude": identity() if magnitude is None else magnitude}
 
     def joined(d: Any, m: Any) -> Any:
-        ratio = safe_divide(size_of(m, norm), size_of(d, norm) + eps)
+        ratio = safe_divide(norm_over(m, matrix_axes(m)), norm_over(d, matrix_axes(d)) + eps)
         return d * jnp.broadcast_to(ratio, d.shape)
 
     def run(leaves, memory, step):
