@@ -9,6 +9,7 @@ True
 import typing
 
 from adamfx import interop
+from adamfx.blocks.adaptation import scale_by_dadapt_adamw, scale_by_prodigy
 from adamfx.blocks.apollo import scale_by_apollo
 from adamfx.blocks.caution import (
     cautious,
@@ -22,12 +23,14 @@ from adamfx.blocks.clipping import (
     clip_by_norm,
     clip_update_norm,
 )
+from adamfx.blocks.coin import scale_by_cocob
 from adamfx.blocks.decay import add_decayed_weights
 from adamfx.blocks.differences import (
     grokfast,
     mars,
     scale_by_optimistic_gradient,
 )
+from adamfx.blocks.distance import scale_by_dog, scale_by_dowg
 from adamfx.blocks.dual_averaging import (
     scale_by_madgrad,
 )
@@ -37,6 +40,7 @@ from adamfx.blocks.guards import (
     keep_params_nonnegative,
 )
 from adamfx.blocks.kron import scale_by_kron
+from adamfx.blocks.loss import reduce_on_plateau, scale_by_momo, scale_by_polyak
 from adamfx.blocks.matrices import (
     NEWTON_SCHULZ,
     normalize_columns,
@@ -94,6 +98,7 @@ from adamfx.moments.estimators import (
     ema,
     estimator,
     mean,
+    seldom,
     total,
     trace,
     yogi_ema,
@@ -171,6 +176,17 @@ from adamfx.optimizers.memory_saving import (
     came,
     sm3,
 )
+from adamfx.optimizers.parameter_free import (
+    cocob,
+    dadapt_adamw,
+    dog,
+    dowg,
+    ldog,
+    momo,
+    momo_adam,
+    polyak_sgd,
+    prodigy,
+)
 from adamfx.optimizers.refined import (
     acprop,
     adam_atan2,
@@ -183,6 +199,7 @@ from adamfx.optimizers.refined import (
     padam,
     qhadam,
     simplified_ademamix,
+    sophia,
     stable_adamw,
 )
 from adamfx.reading import SentenceError, read
@@ -226,9 +243,11 @@ from adamfx.transformation import (
 from adamfx.values.constructor import Dynamic, Exact, Inner
 from adamfx.wrappers.accumulation import accumulate
 from adamfx.wrappers.averages import average_params, averaged_params, keep_average
+from adamfx.wrappers.curvature import gauss_newton_bartlett, hutchinson, with_hessian
 from adamfx.wrappers.grafting import graft
 from adamfx.wrappers.groups import freeze, masked, partition, set_to_zero
 from adamfx.wrappers.lookahead import lookahead
+from adamfx.wrappers.mechanic import mechanize
 from adamfx.wrappers.monitor import metrics, monitor
 from adamfx.wrappers.precision import compensate, master_weights, round_stochastically
 from adamfx.wrappers.skipping import check_finite, skip_nonfinite
@@ -282,6 +301,7 @@ __all__ = [
     "mean",
     "decayed_max",
     "yogi_ema",
+    "seldom",
     "eigenbasis",
     "kl_eigenbasis",
     "kronecker",
@@ -312,6 +332,14 @@ __all__ = [
     "scale_by_optimistic_gradient",
     "scale_by_rprop",
     "scale_by_apollo",
+    "scale_by_polyak",
+    "scale_by_momo",
+    "reduce_on_plateau",
+    "scale_by_cocob",
+    "scale_by_prodigy",
+    "scale_by_dadapt_adamw",
+    "scale_by_dog",
+    "scale_by_dowg",
     "scale_by_kron",
     "scale_by_madgrad",
     "mars",
@@ -357,6 +385,10 @@ __all__ = [
     "skip_nonfinite",
     "check_finite",
     "lookahead",
+    "with_hessian",
+    "hutchinson",
+    "gauss_newton_bartlett",
+    "mechanize",
     "view",
     "stacked",
     "Lens",
@@ -451,6 +483,16 @@ __all__ = [
     "adafactor",
     "sm3",
     "adamini",
+    "sophia",
+    "dog",
+    "ldog",
+    "dowg",
+    "prodigy",
+    "dadapt_adamw",
+    "cocob",
+    "momo",
+    "momo_adam",
+    "polyak_sgd",
     "muon",
     "normuon",
     "muonh",

@@ -10,8 +10,7 @@ from adamfx import checks
 from adamfx.engine.control import only_if
 from adamfx.engine.norms import norm_over
 from adamfx.engine.record import safe_divide
-from adamfx.moments.estimators import Recursion
-from adamfx.moments.scale_by_moments import rates_of
+from adamfx.moments.scale_by_moments import adam_correction
 from adamfx.moments.statistics import square
 from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Dynamic, Exact
@@ -71,12 +70,7 @@ def scale_by_apollo(
         return {"mu_log_product": np.zeros(2), "nu_log_product": np.zeros(2)}
 
     def shared(step):
-        found, grown = {}, {}
-        for n, b in (("mu", b1), ("nu", b2)):
-            average = Recursion(lambda s, x, r: s, b, weighs=True)
-            before = getattr(step.memory, f"{n}_log_product")
-            found[n], grown[f"{n}_log_product"] = rates_of(average, step.count, before, lags=False)
-        correction = jnp.sqrt(found["nu"].mass) / found["mu"].mass
+        correction, grown = adam_correction(b1, b2, step.count, step.memory)
         return (step.count, correction), grown
 
     def leaf(g, here):

@@ -127,6 +127,25 @@ def ema(
 
 
 @estimator
+def seldom(decay: Decay, every: int, *, of: Any = None):
+    """ema of what comes in at steps 0, k, 2k, ..., never corrected; between them s stays. Sophia.
+
+    Args:
+      decay: b in [0, 1), or a schedule.
+      every: k >= 1.
+      of: the statistic, as in `ema`.
+    """
+    checks.decay("seldom", decay)
+    every = checks.steps("seldom", "every", every, 1)
+    _check("seldom", of, None)
+
+    def update(s, x, r):
+        return jnp.where(r.count % every == 0, s + r.gain * (x - s), s)
+
+    return Recursion(update, decay, of=of)
+
+
+@estimator
 def trace(
     decay: Decay,
     dampening: Exact = 0.0,

@@ -84,6 +84,17 @@ def rates_of(
     return Rates(b, gain, mass(grown), next_b, mass(_grow(grown, 1 - next_b)), count), grown
 
 
+def adam_correction(b1: Any, b2: Any, count: Array, memory: Any) -> tuple[Array, dict[str, Array]]:
+    """sqrt(w2) / w1, the two corrections of Adam as one factor, and what to remember for it."""
+    mass, grown = {}, {}
+    for n, b in (("mu", b1), ("nu", b2)):
+        average = Recursion(lambda s, x, r: s, b, weighs=True)
+        before = getattr(memory, f"{n}_log_product")
+        rates, grown[f"{n}_log_product"] = rates_of(average, count, before, lags=False)
+        mass[n] = rates.mass
+    return jnp.sqrt(mass["nu"]) / mass["mu"], grown
+
+
 # ---- one side ------------------------------------------------------------------------------------
 
 

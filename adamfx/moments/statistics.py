@@ -97,7 +97,7 @@ def mean_square(axes: Any = None):
 
 
 @statistic
-def given(name: str, degree: int = 2):
+def given(name: str, degree: int = 2, scale: Exact = 1.0):
     """An extra argument of `update`, a tree like the parameters, as it is given.
 
     `given("hessian", degree=1)` averages what `tx.update(..., hessian=tree)` says (Sophia).
@@ -105,8 +105,10 @@ def given(name: str, degree: int = 2):
     Args:
       name: of the extra argument.
       degree: 1 or 2; the division takes the square root of degree 2.
+      scale: a factor.
     """
-    return Reading(lambda g, at: getattr(at.extra, name), degree, needs=(name,))
+    checks.number("given", "scale", scale)
+    return Reading(lambda g, at: scale * getattr(at.extra, name), degree, needs=(name,))
 
 
 @statistic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from adamfx.blocks.clipping import clip
@@ -9,11 +10,11 @@ from adamfx.blocks.decay import add_decayed_weights
 from adamfx.blocks.differences import scale_by_optimistic_gradient
 from adamfx.blocks.dual_averaging import scale_by_madgrad
 from adamfx.blocks.scaling import scale_by_lr
-from adamfx.combine import chain, when
+from adamfx.combine import chain, unless_none, when
 from adamfx.moments.adan import scale_by_adan
 from adamfx.moments.corrections import bias_correct, running_max
 from adamfx.moments.corrections import nesterov as look_ahead
-from adamfx.moments.estimators import ema, trace
+from adamfx.moments.estimators import ema, seldom, trace
 from adamfx.moments.mixing import (
     add_gradient,
     add_slow_average,
@@ -22,9 +23,11 @@ from adamfx.moments.mixing import (
     stabilize,
 )
 from adamfx.moments.scale_by_moments import scale_by_moments
+from adamfx.moments.statistics import given
 from adamfx.schedules import Decay, Rate, constant_schedule, join_schedules, power_schedule
 from adamfx.transformation import GradientTransformation
 from adamfx.values.constructor import Dynamic, Exact
+from adamfx.wrappers.curvature import hutchinson, with_hessian
 
 # A clip that lets nothing of the first update pass, and all of the others.
 AFTER_THE_FIRST = join_schedules((constant_schedule(0.0), constant_schedule(1e30)), (1,))
@@ -237,6 +240,35 @@ def qhadam(
         add_decayed_weights(weight_decay, mask),
         scale_by_lr(learning_rate),
     )
+
+
+def sophia(
+    learning_rate: Rate,
+    b1: Decay = 0.965,
+    b2: Decay = 0.99,
+    eps: Exact = 1e-8,
+    weight_decay: Rate = 1e-4,
+    weight_decay_mask: Any = None,
+    gamma: Exact = 0.01,
+    clip_threshold: Rate | None = 1.0,
+    update_interval: int = 10,
+    estimator: Callable | None = hutchinson,
+) -> GradientTransformation:
+    """Momentum over the diagonal of the Hessian, clipped. Liu et al. 2023, algorithm 3.
+
+    The estimate comes from `value_fn=` every update_interval steps; with estimator=None pass `hessian=`, a
+    tree like the parameters. The step divides by the newest average, as in the paper; optax by the one
+    before.
+    """
+    curvature = seldom(b2, update_interval, of=given("hessian", 1, gamma))
+    direction = chain(
+        scale_by_moments(b1, curvature, eps=eps, where="floor"),
+        bias_correct("first"),
+        unless_none(clip, clip_threshold),
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        scale_by_lr(learning_rate),
+    )
+    return direction if estimator is None else with_hessian(direction, estimator, update_interval)
 
 
 def stable_adamw(

@@ -1,0 +1,42 @@
+"""COCOB: every parameter bets on its gradient."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from adamfx import checks
+from adamfx.engine.record import safe_divide
+from adamfx.transformation import block, leafwise
+from adamfx.values.constructor import Dynamic, Exact
+
+
+@block
+def scale_by_cocob(alpha: Dynamic = 100.0, eps: Exact = 1e-8):
+    """p' = p_0 + C (L + R) / (L max(G + L, alpha L)), number by number. The whole step, to be added.
+
+    L the largest |g| so far, G the sum of |g|, C that of -g, R the reward, max(R - g (p - p_0), 0). A
+    factor of the gradient changes almost nothing. Needs params. Orabona & Tommasi 2017, algorithm 2.
+
+    Args:
+      alpha: > 0, the part of L that the first bets are held to.
+      eps: > 0, L at the start.
+
+    Remembers `start`, `largest`, `total`, `reward`, `bets`.
+    """
+    checks.number("scale_by_cocob", "alpha", alpha, low=0)
+    checks.number("scale_by_cocob", "eps", eps, low=0)
+
+    def init(p):
+        z = jnp.zeros_like(p)
+        return {"start": p, "largest": jnp.full_like(p, eps), "total": z, "reward": z, "bets": z}
+
+    def leaf(g, here):
+        old, p = here.memory, here.param
+        L = jnp.maximum(old.largest, jnp.abs(g))
+        G = old.total + jnp.abs(g)
+        R = jnp.maximum(old.reward - g * (p - old.start), 0)
+        C = old.bets - g
+        new = old.start + safe_divide(C, L * jnp.maximum(G + L, alpha * L)) * (L + R)
+        return new - p, {"start": old.start, "largest": L, "total": G, "reward": R, "bets": C}
+
+    return leafwise(leaf, init=init, needs_params=True)
