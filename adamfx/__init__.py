@@ -149,6 +149,7 @@ from adamfx.optimizers.first_order import (
     sign_sgd,
     signum,
 )
+from adamfx.optimizers.iterates import dpsgd, schedule_free_adamw, schedule_free_sgd
 from adamfx.optimizers.layerwise import (
     fromage,
     lamb,
@@ -237,7 +238,9 @@ from adamfx.transformation import (
     apply_updates,
     block,
     identity,
+    incremental_update,
     leafwise,
+    periodic_update,
     treewise,
 )
 from adamfx.values.constructor import Dynamic, Exact, Inner
@@ -246,12 +249,34 @@ from adamfx.wrappers.averages import average_params, averaged_params, keep_avera
 from adamfx.wrappers.curvature import gauss_newton_bartlett, hutchinson, with_hessian
 from adamfx.wrappers.grafting import graft
 from adamfx.wrappers.groups import freeze, masked, partition, set_to_zero
+from adamfx.wrappers.iterates import (
+    asam,
+    average_iterates,
+    ema_nesterov,
+    keep_samples,
+    outer_step,
+    sam,
+    schedule_free,
+    swa,
+)
 from adamfx.wrappers.lookahead import lookahead
 from adamfx.wrappers.mechanic import mechanize
 from adamfx.wrappers.monitor import metrics, monitor
 from adamfx.wrappers.precision import compensate, master_weights, round_stochastically
+from adamfx.wrappers.privacy import differentially_private_aggregate, per_example_grads
 from adamfx.wrappers.skipping import check_finite, skip_nonfinite
-from adamfx.wrappers.views import Lens, Through, as_matrix, in_blocks, lens, low_rank, stacked, view
+from adamfx.wrappers.views import (
+    Lens,
+    Through,
+    as_matrix,
+    as_real,
+    in_blocks,
+    lens,
+    low_rank,
+    split_real_and_imaginary,
+    stacked,
+    view,
+)
 
 __version__ = "0.1.0"
 
@@ -270,6 +295,8 @@ __all__ = [
     "chain",
     "named",
     "apply_updates",
+    "incremental_update",
+    "periodic_update",
     "live",
     "read",
     "SentenceError",
@@ -385,6 +412,18 @@ __all__ = [
     "skip_nonfinite",
     "check_finite",
     "lookahead",
+    "as_real",
+    "split_real_and_imaginary",
+    "differentially_private_aggregate",
+    "per_example_grads",
+    "schedule_free",
+    "average_iterates",
+    "ema_nesterov",
+    "swa",
+    "keep_samples",
+    "outer_step",
+    "sam",
+    "asam",
     "with_hessian",
     "hutchinson",
     "gauss_newton_bartlett",
@@ -483,6 +522,9 @@ __all__ = [
     "adafactor",
     "sm3",
     "adamini",
+    "schedule_free_sgd",
+    "schedule_free_adamw",
+    "dpsgd",
     "sophia",
     "dog",
     "ldog",

@@ -239,9 +239,16 @@ def _compiled(tx, grads, state, params, arrays, static, applies):
 def _traced(tx, grads, state, params, extra, applies):
     where = "step" if applies else "update"
     sentence.check_is_state(where, state)
-    leaves = enter(where, grads, params, applies)
+    leaves = enter(where, grads, params, applies, _takes_examples(tx))
     leaves, state = sentence.run(tx.blocks, leaves, state, extra)
     return (leaves.applied() if applies else leaves.as_updates()), state
+
+
+def _takes_examples(tx: GradientTransformation) -> bool:
+    """Whether the first word wants gradients with an axis of examples in front."""
+    first = tx.blocks[0][1].meaning if tx.blocks else None
+    inner = getattr(first, "inside", {}).get("")  # of named and live
+    return _takes_examples(inner) if inner is not None else getattr(first, "per_example", False)
 
 
 _construct = constructor(GradientTransformation)
@@ -447,6 +454,37 @@ def pair(init: Callable, update: Callable, foreign: bool = False) -> Treewise:
 def identity():
     """Leaves the updates as they are: the empty chain."""
     return Sentence()
+
+
+def incremental_update(new_tensors: Tree, old_tensors: Tree, step_size: Any) -> Tree:
+    """step_size new + (1 - step_size) old, leaf by leaf: a slowly following target network.
+
+    Args:
+      new_tensors, old_tensors: trees of one structure; None leaves stay None.
+      step_size: in [0, 1].
+
+    The leaves have the dtype of the old ones.
+    """
+
+    def move(new: Any, old: Any) -> Any:
+        wide = trees.at_least_float32(trees.dtype_of(old))
+        a, b = jnp.asarray(old).astype(wide), jnp.asarray(new).astype(wide)
+        return (a + jnp.asarray(step_size, a.real.dtype) * (b - a)).astype(trees.dtype_of(old))
+
+    return jax.tree.map(move, new_tensors, old_tensors)
+
+
+def periodic_update(new_tensors: Tree, old_tensors: Tree, steps: Any, update_period: int) -> Tree:
+    """The new tensors at steps 0, period, 2 period, ..., else the old ones: a target network that is copied.
+
+    Args:
+      new_tensors, old_tensors: trees of one structure.
+      steps: how many updates were done.
+      update_period: >= 1.
+    """
+    period = checks.steps("periodic_update", "update_period", update_period, 1)
+    due = jnp.asarray(steps) % period == 0
+    return jax.tree.map(lambda new, old: jnp.where(due, new, old), new_tensors, old_tensors)
 
 
 def apply_updates(params: Tree, updates: Tree) -> Tree:

@@ -38,6 +38,7 @@ def test_every_public_name_of_a_module_is_exported():
         }
         inner = {"value_at", "predicate", "estimator", "square", "rates_of", "foreign", "mass"}
         inner |= {
+            "adam_correction",
             "average_of",
             "needs_side",
             "unless_none",

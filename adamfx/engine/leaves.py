@@ -108,11 +108,14 @@ class Leaves:
     params     the parameters before the step; None where the caller passed none
     dtypes     what each leaf will be rounded to at the end
     final      whether what a run returns is what the caller gets, so that it may round
+    examples   whether updates still have an axis of examples in front
     applies    whether the caller takes new parameters, so that a run may end with `moved`
     moved      the new parameters, where a run has ended by itself; see `ended`
     """
 
-    __slots__ = ("applies", "dtypes", "final", "gradients", "layout", "moved", "params", "updates")
+    __slots__ = (
+        "applies", "dtypes", "examples", "final", "gradients", "layout", "moved", "params", "updates",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -127,6 +130,7 @@ class Leaves:
         self.params, self.dtypes, self.applies = params, dtypes, applies
         self.moved: list | None = None
         self.final = True
+        self.examples = False
 
     def __len__(self) -> int:
         return len(self.dtypes)
@@ -171,6 +175,10 @@ class Leaves:
     def each(self, function: Callable, *columns: list) -> list:
         """[function(*row) for row in zip(*columns)], traced once per kind of row."""
         return each(function, *columns)
+
+    def shapes(self) -> list[tuple]:
+        """The shape of each row at the end."""
+        return [u.shape[1:] if self.examples else u.shape for u in self.updates]
 
     def wide(self) -> list:
         """The dtype in which each row is computed."""
@@ -246,8 +254,13 @@ def begin(params: Tree) -> Leaves:
     return Leaves(Layout("init", structure, rows, given, given), p, p, p, [x.dtype for x in p])
 
 
-def enter(where: str, grads: Tree, params: Tree, applies: bool = False) -> Leaves:
-    """The table of a step, after every check of trees, shapes and kinds."""
+def enter(
+    where: str, grads: Tree, params: Tree, applies: bool = False, per_example: bool = False
+) -> Leaves:
+    """The table of a step, after every check of trees, shapes and kinds.
+
+    With `per_example` gradients have an axis of examples in front.
+    """
     given, structure = trees.flatten(grads)
     check_leaves(where, given, grads)
     theirs: list = [None] * len(given)
@@ -258,7 +271,7 @@ def enter(where: str, grads: Tree, params: Tree, applies: bool = False) -> Leave
                 f"{where}: gradients and params must be trees of one structure; in the gradients "
                 f"{trees.same_structure(grads, params)}"
             )
-        _check_pairs(where, given, theirs, grads)
+        _check_pairs(where, given, theirs, grads, per_example)
     rows = [
         j
         for j, (g, p) in enumerate(zip(given, theirs, strict=True))
@@ -272,7 +285,8 @@ def enter(where: str, grads: Tree, params: Tree, applies: bool = False) -> Leave
         if g is None and trees.is_trained(p)
     ]
     layout = Layout(where, structure, rows, given, theirs, absent)
-    return Leaves(layout, g, g, p, [x.dtype for x in p or g], applies)
+    table = Leaves(layout, g, g, p, [x.dtype for x in p or g], applies)
+    return table.replace(examples=per_example)
 
 
 def check_leaves(where: str, found: list, tree: Tree) -> None:
@@ -286,15 +300,18 @@ def check_leaves(where: str, found: list, tree: Tree) -> None:
             )
 
 
-def _check_pairs(where: str, grads: list, params: list, tree: Tree) -> None:
+def _check_pairs(where: str, grads: list, params: list, tree: Tree, per_example: bool) -> None:
     """Raises where a gradient has another shape than its parameter, or cannot be one of its kind."""
     for j, (g, p) in enumerate(zip(grads, params, strict=True)):
         if g is None or p is None:
             continue
-        if np.shape(g) != np.shape(p):
+        wanted = f"the parameter has {np.shape(p)}"
+        wanted += "; it needs an axis of examples in front of that" if per_example else ""
+        if np.shape(g)[1 if per_example else 0 :] != np.shape(p) or (
+            per_example and not np.ndim(g)
+        ):
             raise ValueError(
-                f"{where}: gradient at {trees.paths(tree)[j]} has shape {np.shape(g)}, the "
-                f"parameter has {np.shape(p)}"
+                f"{where}: gradient at {trees.paths(tree)[j]} has shape {np.shape(g)}, {wanted}"
             )
         if not trees.is_trained(p) or trees.dtype_of(g) == jax.dtypes.float0:
             continue

@@ -195,11 +195,10 @@ def _run_treewise(block: Working, leaves: Leaves, count: Array, extra: Mapping[s
     if new.layout.rows != leaves.layout.rows:
         raise ValueError(f"{block.key}: run returned other rows of the table than it was given")
     if new.moved is None:
-        for j, (u, old) in enumerate(zip(new.updates, leaves.updates, strict=True)):
-            if jnp.shape(u) != old.shape:
+        for j, (u, old) in enumerate(zip(new.shapes(), leaves.shapes(), strict=True)):
+            if u != old:
                 raise ValueError(
-                    f"{block.key}: its update turned {leaves.layout.paths()[j]} of shape {old.shape} into "
-                    f"{jnp.shape(u)}"
+                    f"{block.key}: its update turned {leaves.layout.paths()[j]} of shape {old} into {u}"
                 )
     if spec.bare:
         block.given = found

@@ -56,6 +56,9 @@ class Treewise(NamedTuple):
     gradient_at: Callable | None = None
     evaluate_at: Callable | None = None
     through: Callable | None = None  # (leaves, memory, point of an inner transformation) -> leaves
+    per_example: bool = (
+        False  # takes gradients with an axis of examples in front, if it stands first
+    )
     rest: Callable | None = None  # (memory, array) -> array, of leaves that got no gradient
 
 

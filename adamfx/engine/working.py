@@ -119,9 +119,9 @@ class Working:
         if self.spec.init is None and not self.columns:
             return [False] * len(leaves)
         dead = []
-        for j, x in enumerate(leaves.updates):
+        for j, (x, own) in enumerate(zip(leaves.updates, leaves.shapes(), strict=True)):
             memory = self.memory(j)
-            wanted = self._expected(x.shape, x.dtype)
+            wanted = self._expected(own, x.dtype)
             dead.append(bool(wanted and self.columns) and not memory)
             if dead[-1]:
                 continue

@@ -14,7 +14,7 @@ from adamfx import checks
 from adamfx.engine import trees
 from adamfx.engine.control import count_up, only_if
 from adamfx.engine.words import Treewise
-from adamfx.transformation import block
+from adamfx.transformation import GradientTransformation, block
 from adamfx.values.constructor import Inner, P, constructor
 from adamfx.values.value import Value
 from adamfx.wrappers.groups import Labels
@@ -171,6 +171,24 @@ def low_rank(rank: int, every: int = 200):
     return Through(into, back, init, turn, shows_params=False)
 
 
+@lens
+def as_real():
+    """A complex array as two real ones, its real and imaginary part along a new first axis."""
+
+    def into(x, memory):
+        return jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x
+
+    def back(y, x, memory):
+        return jax.lax.complex(y[0], y[1]) if jnp.iscomplexobj(x) else y
+
+    return Through(into, back)
+
+
+def split_real_and_imaginary(inner: GradientTransformation) -> GradientTransformation:
+    """The transformation on the real and the imaginary part of complex leaves, as if they were two."""
+    return view(inner, as_real())
+
+
 @block
 def view(transformation: Inner, through: Lens):
     """The transformation on every leaf in another form.
@@ -201,7 +219,13 @@ def view(transformation: Inner, through: Lens):
         def of(column):
             return None if column is None else leaves.each(x.into, column, memories)
 
-        new = leaves.replace(updates=of(leaves.updates), gradients=of(leaves.gradients))
+        updates = of(leaves.updates)
+        # What is real there is rounded to the real dtype of a complex leaf.
+        dtypes = [
+            d if jnp.iscomplexobj(u) else trees.real_dtype(d)
+            for u, d in zip(updates or [], leaves.dtypes, strict=True)
+        ]
+        new = leaves.replace(updates=updates, gradients=of(leaves.gradients), dtypes=dtypes)
         return new.replace(params=of(leaves.params) if x.shows_params else None)
 
     def start(leaves):
