@@ -40,6 +40,11 @@ from adamfx.blocks.guards import (
     keep_params_nonnegative,
 )
 from adamfx.blocks.kron import scale_by_kron
+from adamfx.blocks.linesearch import (
+    scale_by_backtracking_linesearch,
+    scale_by_zoom_linesearch,
+    value_and_grad_from_state,
+)
 from adamfx.blocks.loss import reduce_on_plateau, scale_by_momo, scale_by_polyak
 from adamfx.blocks.matrices import (
     NEWTON_SCHULZ,
@@ -49,6 +54,7 @@ from adamfx.blocks.matrices import (
     orthogonalize,
     scale_by_shape,
 )
+from adamfx.blocks.quasi_newton import scale_by_conjugate_gradient, scale_by_lbfgs
 from adamfx.blocks.radius import (
     contract,
     damp_outward,
@@ -203,6 +209,7 @@ from adamfx.optimizers.refined import (
     sophia,
     stable_adamw,
 )
+from adamfx.optimizers.second_order import armijo_sgd, lbfgs, nonlinear_cg
 from adamfx.reading import SentenceError, read
 from adamfx.schedules import (
     Schedule,
@@ -359,6 +366,11 @@ __all__ = [
     "scale_by_optimistic_gradient",
     "scale_by_rprop",
     "scale_by_apollo",
+    "scale_by_backtracking_linesearch",
+    "scale_by_zoom_linesearch",
+    "value_and_grad_from_state",
+    "scale_by_lbfgs",
+    "scale_by_conjugate_gradient",
     "scale_by_polyak",
     "scale_by_momo",
     "reduce_on_plateau",
@@ -522,6 +534,9 @@ __all__ = [
     "adafactor",
     "sm3",
     "adamini",
+    "lbfgs",
+    "nonlinear_cg",
+    "armijo_sgd",
     "schedule_free_sgd",
     "schedule_free_adamw",
     "dpsgd",
