@@ -38,6 +38,7 @@ from adamfx.blocks.guards import (
     add_noise,
     centralize,
     keep_params_nonnegative,
+    zero_nans,
 )
 from adamfx.blocks.kron import scale_by_kron
 from adamfx.blocks.linesearch import (
@@ -271,7 +272,7 @@ from adamfx.wrappers.mechanic import mechanize
 from adamfx.wrappers.monitor import metrics, monitor
 from adamfx.wrappers.precision import compensate, master_weights, round_stochastically
 from adamfx.wrappers.privacy import differentially_private_aggregate, per_example_grads
-from adamfx.wrappers.skipping import check_finite, skip_nonfinite
+from adamfx.wrappers.skipping import check_finite, skip_nonfinite, skip_spikes
 from adamfx.wrappers.views import (
     Lens,
     Through,
@@ -366,6 +367,7 @@ __all__ = [
     "scale_by_optimistic_gradient",
     "scale_by_rprop",
     "scale_by_apollo",
+    "zero_nans",
     "scale_by_backtracking_linesearch",
     "scale_by_zoom_linesearch",
     "value_and_grad_from_state",
@@ -422,6 +424,7 @@ __all__ = [
     # wrappers
     "accumulate",
     "skip_nonfinite",
+    "skip_spikes",
     "check_finite",
     "lookahead",
     "as_real",

@@ -35,6 +35,56 @@ OPTIMIZERS = {
     "novograd": fx.novograd(0.01, weight_decay=0.01),
 }
 
+OPTIMIZERS |= {
+    # refined
+    "adan": fx.adan(0.01),
+    "ademamix": fx.ademamix(0.01),
+    "simplified_ademamix": fx.simplified_ademamix(0.01),
+    "adopt": fx.adopt(0.01),
+    "laprop": fx.laprop(0.01),
+    "acprop": fx.acprop(0.01),
+    "padam": fx.padam(0.01),
+    "optimistic_adam": fx.optimistic_adam(0.01),
+    "qhadam": fx.qhadam(0.01),
+    "stable_adamw": fx.stable_adamw(0.01),
+    "adam_atan2": fx.adam_atan2(0.01),
+    "madgrad": fx.madgrad(0.01),
+    # memory saving
+    "adafactor": fx.adafactor(0.01, min_dim_size_to_factor=2),
+    "sm3": fx.sm3(0.01),
+    "adamini": fx.adamini(0.01),
+    "came": fx.came(0.01),
+    # first order
+    "sign_sgd": fx.sign_sgd(0.01),
+    "noisy_sgd": fx.noisy_sgd(0.01),
+    "optimistic_gradient_descent": fx.optimistic_gradient_descent(0.01),
+    "qhm": fx.qhm(0.01),
+    "aggmo": fx.aggmo(0.01),
+    "rprop": fx.rprop(0.01),
+    "fromage": fx.fromage(0.01),
+    # of matrices
+    "muon": fx.muon(0.01),
+    "normuon": fx.normuon(0.01),
+    "muonh": fx.muonh(0.01),
+    "adamh": fx.adamh(0.01),
+    "scion": fx.scion(0.01),
+    "shampoo": fx.shampoo(0.01, every=2, block_size=2),
+    "soap": fx.soap(0.01, precondition_frequency=2),
+    "kl_soap": fx.kl_soap(0.01, precondition_frequency=2),
+    "kron": fx.kron(0.01),
+    "galore": fx.galore(0.01, 2, 2),
+    "apollo": fx.apollo(0.01, 2, 2),
+    # without a rate, without a schedule
+    "dog": fx.dog(),
+    "ldog": fx.ldog(),
+    "dowg": fx.dowg(),
+    "prodigy": fx.prodigy(estim_lr0=1e-3),
+    "dadapt_adamw": fx.dadapt_adamw(estim_lr0=1e-3),
+    "cocob": fx.cocob(),
+    "schedule_free_sgd": fx.schedule_free_sgd(0.1),
+    "schedule_free_adamw": fx.schedule_free_adamw(0.01),
+}
+
 LR = fx.scale_by_lr(0.01)
 MOMENTS = fx.scale_by_moments(0.9, 0.999)
 
@@ -100,6 +150,56 @@ SENTENCES |= {
     "lookahead with reset": fx.lookahead(fx.adam(0.01), 2, 0.5, reset_state=True),
     "all metrics": fx.monitor(fx.adam(0.01), tuple(METRICS)),
     "polyak average": fx.chain(fx.accumulate(fx.average_params(fx.adam(0.01)), 2), fx.clip(1.0)),
+}
+
+SENTENCES |= {
+    "mars": fx.chain(fx.mars(), MOMENTS, LR),
+    "grokfast": fx.chain(fx.grokfast(), MOMENTS, LR),
+    "centralize": fx.chain(fx.centralize(), MOMENTS, LR),
+    "cautious": fx.chain(MOMENTS, fx.bias_correct(), fx.cautious(), LR),
+    "cautious_weight_decay": fx.chain(MOMENTS, fx.cautious_weight_decay(0.1), LR),
+    "adaptive_grad_clip": fx.chain(fx.adaptive_grad_clip(0.1), LR),
+    "clip_by_block_rms": fx.chain(fx.clip_by_block_rms(0.1), LR),
+    "clip_update_norm": fx.chain(MOMENTS, LR, fx.clip_update_norm(0.1)),
+    "normalize_by_update_norm": fx.chain(fx.normalize_by_update_norm(), LR),
+    "scale_by_param_block_norm": fx.chain(fx.scale_by_param_block_norm(), LR),
+    "scale_by_param_block_rms": fx.chain(fx.scale_by_param_block_rms(), LR),
+    "uw_floor": fx.chain(MOMENTS, fx.uw_floor(0.1), LR),
+    "hyperball": fx.chain(MOMENTS, fx.hyperball(0.01)),
+    "radial_brake": fx.chain(MOMENTS, fx.damp_outward(), fx.radial_brake(0.01, 0.9, 0.1)),
+    "add_noise": fx.chain(fx.add_noise(0.01, 0.55, 0), LR),
+    "scale_by_path": fx.chain(fx.scale_by_path({"w*": 0.5}), LR),
+    "zero_nans": fx.chain(fx.zero_nans(), LR),
+    "normalize_over": fx.chain(fx.normalize_rows(), fx.normalize_columns(1e-8), LR),
+    "orthogonalize": fx.chain(fx.orthogonalize("record", first="schatten"), LR),
+    "whiten": fx.chain(fx.whiten(0.9, 2), LR),
+    "graft": fx.chain(fx.graft(fx.orthogonalize(), MOMENTS), LR),
+    "eigenbasis": fx.chain(fx.scale_by_moments(0.9, fx.eigenbasis(0.9, 2), where="hat"), LR),
+    "kl_eigenbasis": fx.chain(
+        fx.scale_by_moments(0.9, fx.kl_eigenbasis(0.9, 2, factored=True)), LR
+    ),
+    "kron": fx.chain(fx.scale_by_kron(), LR),
+    "mixed": fx.chain(
+        fx.scale_by_moments(fx.aggregate((0.0, 0.9)), fx.ema(0.9, storage=fx.factored(2))),
+        fx.bias_correct("second"),
+        LR,
+    ),
+}
+WRAPPERS |= {
+    "view": lambda tx: fx.view(tx, fx.in_blocks(2)),
+    "stacked": lambda tx: fx.stacked(tx, fx.ndim_at_least(2)),
+    "mechanize": lambda tx: fx.mechanize(tx, s_init=1e-2),
+    "ema_nesterov": lambda tx: fx.ema_nesterov(tx),
+    "swa": lambda tx: fx.swa(tx, 2),
+    "outer_step": lambda tx: fx.outer_step(tx, fx.sgd(0.7, 0.5), 2),
+    "schedule_free": lambda tx: fx.schedule_free(tx, 0.01),
+}
+NEW = ("view", "stacked", "mechanize", "ema_nesterov", "swa", "outer_step", "schedule_free")
+SENTENCES |= {f"{name}(adamw)": WRAPPERS[name](fx.adamw(0.01)) for name in NEW}
+SENTENCES |= {
+    "in_blocks(muon)": fx.view(fx.muon(0.01), fx.in_blocks(2)),
+    "low_rank": fx.chain(fx.view(MOMENTS, fx.low_rank(2, 2)), LR),
+    "stacked(lamb)": fx.stacked(fx.lamb(0.01), fx.path_matches("w*")),
 }
 
 TABLE = OPTIMIZERS | SENTENCES

@@ -63,3 +63,9 @@ def keep_params_nonnegative():
         return jnp.where(trees.round_to(here.param + u, here.dtype) < 0, -here.param, u)
 
     return leafwise(leaf, needs_params=True)
+
+
+@block
+def zero_nans():
+    """u <- 0 where u is NaN. It hides what is wrong; `skip_nonfinite` leaves such a step out."""
+    return leafwise(lambda u, here: jnp.where(jnp.isnan(u), 0, u))
