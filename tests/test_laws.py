@@ -252,9 +252,9 @@ def test_state_keeps_its_type(tx):
 
 
 def reads_params(tx):
-    words = ("add_decayed_weights", "trust_ratio", "lookahead", "monitor", "keep_average")
-    words += ("compensate", "round_stochastically", "master_weights")
-    return any(word in repr(tx) for word in words)
+    return tx.reads("params") or any(
+        word in repr(tx) for word in ("lookahead", "monitor", "outer_step")
+    )
 
 
 @every

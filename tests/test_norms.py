@@ -56,3 +56,9 @@ def test_vectors_taken_together_count_all():
     wanted = np.sqrt(sum(np.sum(np.square(x, dtype=float)) for x in leaves))
     for norm in (fx.global_norm, jax.jit(fx.global_norm)):
         np.testing.assert_allclose(norm(leaves), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("x", [0.0, 1e-300, 1e300, -3.0])
+def test_a_number_has_a_norm(x64, x):
+    """XLA joins the constants of a scalar's square, which would be out of range."""
+    np.testing.assert_allclose(fx.global_norm(jnp.asarray(x)), abs(x), rtol=1e-12)

@@ -193,7 +193,8 @@ def scale_by_path(factors: dict[str, float], default: Dynamic = 1.0):
     def each(params):
         masks = [path_matches(pattern)(params) for pattern in factors]
         for pattern, mask in zip(factors, masks, strict=True):
-            if jax.tree.leaves(mask) and not any(jax.tree.leaves(mask)):
+            whole = all(map(trees.is_trained, trees.flatten(params)[0]))  # not a part of a tree
+            if whole and jax.tree.leaves(mask) and not any(jax.tree.leaves(mask)):
                 raise ValueError(
                     f"scale_by_path: {pattern!r} matches no parameter; the paths are "
                     f"{', '.join(trees.paths(params)[:20])}"
