@@ -12,8 +12,9 @@ import adamfx as fx
 
 README_FILE = pathlib.Path(__file__).parent.parent / "README.md"
 README = README_FILE.read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-ROWS = re.findall(r"^\| `([a-z]+\(.*?\))` \| `(.*?)` \|$", README, re.MULTILINE)
+PAGE = (README_FILE.parent / "docs" / "optimizers.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README + PAGE, re.DOTALL)
+ROWS = re.findall(r"^\| `([a-z0-9_]+\(.*?\))` \| `(.*?)` \|$", README + PAGE, re.MULTILINE)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Flax and Equinox
