@@ -168,7 +168,7 @@ SENTENCES |= {
     "hyperball": fx.chain(MOMENTS, fx.hyperball(0.01)),
     "radial_brake": fx.chain(MOMENTS, fx.damp_outward(), fx.radial_brake(0.01, 0.9, 0.1)),
     "add_noise": fx.chain(fx.add_noise(0.01, 0.55, 0), LR),
-    "scale_by_path": fx.chain(fx.scale_by_path({"w*": 0.5}), LR),
+    "scale_by_path": fx.chain(fx.scale_by_path({"*": 0.5}), LR),
     "zero_nans": fx.chain(fx.zero_nans(), LR),
     "normalize_over": fx.chain(fx.normalize_rows(), fx.normalize_columns(1e-8), LR),
     "orthogonalize": fx.chain(fx.orthogonalize("record", first="schatten"), LR),

@@ -477,7 +477,7 @@ One sample too many | wrappers/iterates.py
   test_iterates.py::test_swa[5-3]
 
 The anchor stays | wrappers/iterates.py
-- anchor = leaves.each(jnp.add, memory.anchor, far.updates)
+- anchor = leaves.each(_plus, memory.anchor, far.updates)
 + anchor = memory.anchor
   test_iterates.py::test_outer_step
 

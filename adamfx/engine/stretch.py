@@ -56,7 +56,8 @@ def run_stretch(
     shared: list[Any] = []
     for block in blocks:
         spec = block.spec
-        step = Step(count, remember(**block.own_scalars()), rates, extra=extra)
+        held = trees.cast_floats(remember(**block.own_scalars()), block.dtype)
+        step = Step(count, held, rates, extra=extra)
         if spec.norms:
             measured = _norms(block, leaves, wide, step, given[0])
         sums = _sums(block, leaves, wide, step, given[0]) if spec.sums else None

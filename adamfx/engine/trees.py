@@ -107,7 +107,7 @@ def spread(block: str, what: str, given: Any, params: Any) -> list:
         return []
     given = _plain(given)
     found, other = flatten(given)
-    if other == structure:
+    if other == structure and not callable(given):  # which is a tree of one leaf, too
         return found
     names, theirs = _names(params), _names(given)
     if len(theirs) > 1 and set(names) == set(theirs):

@@ -122,8 +122,8 @@ def ema_nesterov(
         d = ahead(leaves, memory)
         q = leaves.each(lambda p, d: p.astype(d.dtype) + d, leaves.params, d)
         out, inner = tx.run(leaves.replace(params=q), memory.inner, step)
-        moves = out.updates if restore else leaves.each(jnp.add, out.updates, d)
-        b = leaves.each(lambda b, u: b + (1 - decay) * (u - b), memory.b, moves)
+        moves = out.updates if restore else leaves.each(_plus, out.updates, d)
+        b = leaves.each(lambda b, u: b + (1 - decay) * (u.astype(b.dtype) - b), memory.b, moves)
         new = {"inner": inner, "b": b, "steps": count_up(memory.steps)}
         return leaves.replace(updates=moves), new
 
@@ -135,6 +135,10 @@ def ema_nesterov(
         needs=("params",),
         gradient_at=gradient_at,
     )
+
+
+def _plus(x, y):
+    return x + y.astype(x.dtype)
 
 
 @block
@@ -217,7 +221,7 @@ def outer_step(inner: Inner, outer: Inner, every: int):
         D = leaves.each(behind, memory.anchor, leaves.params, out.updates)
         table = leaves.replace(updates=D, gradients=D, params=memory.anchor, applies=False)
         far, theirs = outer.run_if(due, table, memory.outer, step)
-        anchor = leaves.each(jnp.add, memory.anchor, far.updates)
+        anchor = leaves.each(_plus, memory.anchor, far.updates)
 
         def move(a, p, u):
             return jnp.where(due, a - p.astype(a.dtype), u.astype(a.dtype))

@@ -54,8 +54,12 @@ def mechanize(
 
     def run(leaves, memory, step):
         out, inner = tx.run(leaves, memory.inner, step)
-        old, g, wide = memory, leaves.updates, leaves.wide()
-        p = [x.astype(d) for x, d in zip(leaves.params, wide, strict=True)]
+        old, kinds = memory, [p0.dtype for p0 in memory.start]
+
+        def alike(column):
+            return [x.astype(d) for x, d in zip(column, kinds, strict=True)]
+
+        p, g = alike(leaves.params), alike(leaves.updates)
         scale = jnp.sum(old.s)
 
         def delta(p, p0):
@@ -78,7 +82,7 @@ def mechanize(
         def move(p0, d, u, p):
             return p0 - new.astype(p.real.dtype) * (d - u) - p
 
-        updates = leaves.each(move, memory.start, deltas, out.updates, p)
+        updates = leaves.each(move, memory.start, deltas, alike(out.updates), p)
         kept = {"start": memory.start, "s": s, "r": r, "m": m, "v": v}
         return leaves.replace(updates=updates), {"inner": inner} | kept
 

@@ -229,34 +229,37 @@ def view(transformation: Inner, through: Lens):
         return new.replace(params=of(leaves.params) if x.shows_params else None)
 
     def start(leaves):
-        memories = [x.init(p.astype(trees.at_least_float32(p.dtype))) for p in leaves.params]
-        params = leaves.each(x.into, leaves.params, memories)
+        wide = [p.astype(trees.at_least_float32(p.dtype)) for p in leaves.params]
+        params = leaves.each(x.into, wide, [x.init(p) for p in wide])
         return {"inner": tx.start(leaves.replace(updates=params, gradients=params, params=params))}
 
-    def memories_of(memory, size):
+    def memories_of(memory, wide):
+        """What the lens remembers of each row, in the dtype of the arithmetic."""
         names = [n for n in memory._fields if n not in ("inner", "steps")]
-        rows = [[getattr(memory, n)[j] for n in names] for j in range(size)]
-        return [{n: m for n, m in zip(names, row, strict=True) if m is not None} for row in rows]
+        rows = [{n: getattr(memory, n)[j] for n in names} for j in range(len(wide))]
+        return [
+            {n: m.astype(d) for n, m in row.items() if m is not None}
+            for row, d in zip(rows, wide, strict=True)
+        ]
 
     def run(leaves, memory, step):
-        count = memory.steps
-        old = memories_of(memory, len(leaves))
-        wide = [u.astype(d) for u, d in zip(leaves.updates, leaves.wide(), strict=True)]
-        turned = leaves.each(lambda m, g: x.turn(m, g, count), old, wide)
-        out, inner = tx.run(seen(leaves, turned), memory.inner, step)
-        updates = leaves.each(x.back, out.updates, wide, turned)
-        names = {n for m in turned for n in m}
-        columns = {n: [m.get(n) for m in turned] for n in names}
-        return leaves.replace(updates=updates), {
-            "inner": inner,
-            "steps": count_up(count),
-            **columns,
-        }
+        count, wide = memory.steps, leaves.wide()
+        g = [u.astype(d) for u, d in zip(leaves.updates, wide, strict=True)]
+        old = memories_of(memory, wide)
+        turned = leaves.each(lambda m, g: x.turn(m, g, count), old, g)
+        table = seen(leaves.replace(updates=g, gradients=g), turned)
+        out, inner = tx.run(table, memory.inner, step)
+        updates = leaves.each(x.back, out.updates, g, turned)
+        new = {"inner": inner, "steps": count_up(count)}
+        for n in {n for m in turned for n in m}:
+            column = zip(turned, getattr(memory, n), strict=True)
+            new[n] = [None if m is None else t[n].astype(m.dtype) for t, m in column]
+        return leaves.replace(updates=updates), new
 
     def through_(leaves, memory, point):
         if not x.shows_params or leaves.params is None:
             return leaves
-        memories = memories_of(memory, len(leaves))
+        memories = memories_of(memory, leaves.wide())
         moved = point(tx, seen(leaves, memories), memory.inner)
         return leaves.replace(params=leaves.each(x.back, moved.params, leaves.params, memories))
 
