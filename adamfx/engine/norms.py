@@ -104,15 +104,11 @@ def _by_three_sums(xs: list) -> jax.Array:
 
     For float64, and for TPUs, whose float64 has the exponents of float32.
     """
-    scales = _scales(xs[0].dtype)
-    totals = [_sum_of_squares(xs, lambda x, c=c: x * _opaque(c, x)) for c in scales]
+    # Unknown to the compiler, which for a single number takes (c x)(c x) for (c c)(x x): infinity times 0.
+    scales = [jax.lax.optimization_barrier(jnp.asarray(c)) for c in _scales(xs[0].dtype)]
+    totals = [_sum_of_squares(xs, lambda x, c=c: x * c) for c in scales]
     sizes = [jnp.sqrt(total) / c for total, c in zip(totals, scales, strict=True)]
     return jax.lax.select_n(_which(totals[0]), *sizes)
-
-
-def _opaque(c: Any, x: jax.Array) -> Any:
-    """c; for a scalar x as a number unknown to XLA, else it writes x x (c c), and c c is out of range."""
-    return c if x.ndim else jnp.where(jnp.isnan(x), jnp.ones_like(x), c)
 
 
 def _sum_of_squares(xs: list, seen_as: Callable) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -196,13 +197,30 @@ def _ask(
 def _sums(block: Working, leaves: Leaves, wide: list, step: Step, given: list) -> Any:
     """What `sums` gives, added over the leaves."""
     parts = [x for x in _ask(block, "sums", leaves, wide, step, given) if x]
-    names = parts[0] if parts else {}
+    if not parts:
+        return _NoSums(block.dtype)
+    names = parts[0]
     return remember(
         **{
             n: functools.reduce(jax.lax.add, [p[n].astype(block.dtype) for p in parts])
             for n in names
         }
     )
+
+
+class _NoSums:
+    """The sums over no leaves: zero, whatever their name."""
+
+    def __init__(self, dtype: Any):
+        self._zero = jnp.zeros((), dtype)
+
+    def __getattr__(self, name: str) -> Array:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self._zero
+
+    def _asdict(self) -> Any:
+        return collections.defaultdict(lambda: self._zero)
 
 
 def _norms(block: Working, leaves: Leaves, wide: list, step: Step, given: list) -> list:
