@@ -342,14 +342,14 @@ What a predicate leaves out is what it takes | masks.py
   test_user_problems.py::test_row_22_one_block_for_decay
 
 The coefficients of another set | blocks/matrices.py
-- "record": (STABLE,) * 12
-+ "record": (STABLE,) * 11
-  test_matrices.py::test_orthogonalize[record-frobenius]
+- "jordan": (JORDAN,) * 5
++ "jordan": (JORDAN,) * 4
+  test_matrices.py::test_orthogonalize[jordan-frobenius]
 
-A tall matrix is iterated on its long side | blocks/matrices.py
-- A = x @ _transposed(x)
-+ A = x @ x.conj()
-  test_matrices.py::test_muon[shape2]
+The margin is forgotten | blocks/matrices.py
+- else margin * size + eps
++ else size + eps
+  test_matrices.py::test_orthogonalize[polar_express-frobenius]
 
 The shape is scaled the other way round | blocks/matrices.py
 - math.sqrt(max(1, outputs / inputs))
@@ -381,9 +381,9 @@ Roots of an old mass divide by the new one | moments/bases.py
 + v = v
   test_matrices.py::test_shampoo[0.9-3-shape0]
 
-Blocks overlap | wrappers/views.py
-- return min(size, n), -(-n // size)
-+ return min(size, n), -(-n // size) if n != 3 else 1
+Blocks are put back in another order | wrappers/views.py
+- y = jnp.swapaxes(y, -2, -3).reshape(
++ y = y.reshape(
   test_matrices.py::test_in_blocks_and_back
 
 A singular vector is not turned to the old one | wrappers/views.py
@@ -424,7 +424,7 @@ The square of the distance is missing | blocks/distance.py
 Prodigy steps with the new distance | blocks/adaptation.py
 - return -gamma * d * u
 + return -gamma * new * u
-  test_parameter_free.py::test_equals_its_paper[prodigy]
+  test_parameter_free.py::test_equals_its_paper[prodigy, safeguard]
 
 D-Adaptation takes the new second moment | blocks/adaptation.py
 - gain = _inner(g, safe_divide(old.s, jnp.sqrt(old.nu) + eps))
@@ -459,7 +459,7 @@ The largest step of Mechanic is forgotten | wrappers/mechanic.py
 The Hessian is averaged in every step | moments/estimators.py
 - jnp.where(r.count % every == 0, s + r.gain * (x - s), s)
 + jnp.where(r.count >= 0, s + r.gain * (x - s), s)
-  test_parameter_free.py::test_sophia_of_given_hessians[1.0]
+  test_parameter_free.py::test_sophia_of_given_hessians[None]
 
 The average weighs every step alike | wrappers/iterates.py
 - return safe_divide(w, total), {

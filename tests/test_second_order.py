@@ -14,7 +14,7 @@ RNG = np.random.default_rng(3)
 SHAPES = {"matrix": (3, 4), "vector": (5,), "number": (), "stack": (2, 3, 4)}
 PATH = {n: np.cumsum(RNG.normal(size=(30, *s)), 0) for n, s in SHAPES.items()}
 # Gradients of a convex function along the path, with some noise: a few pairs have no curvature.
-GRADS = {n: 2.0 * x + 0.3 * x**3 + 3.0 * RNG.normal(size=x.shape) for n, x in PATH.items()}
+GRADS = {n: 2.0 * x + 0.3 * x**3 + 300.0 * RNG.normal(size=x.shape) for n, x in PATH.items()}
 
 
 def directions(tx):

@@ -1,11 +1,11 @@
 """Optimizers for a loss without noise: L-BFGS, nonlinear conjugate gradients, and descent by Armijo's rule.
 
-In three lines, also for models of nnx or Equinox, whose arrays are a tree:
+`fit(loss, lbfgs(), params, [batch] * 100)`, or in a loop of one's own, also for models of nnx or Equinox:
 
-    result = fit(loss, lbfgs(), params, [batch] * 100)                    # or, by hand:
-    value, grad = value_and_grad(params, state=state)                      # of
-    value_and_grad_from_state(loss) params, state = tx.step(grad, state, params, value=value, grad=grad,
-    value_fn=loss)
+
+    value_and_grad = value_and_grad_from_state(loss)
+    value, grad = value_and_grad(params, state=state)
+    params, state = tx.step(grad, state, params, value=value, grad=grad, value_fn=loss)
 """
 
 from __future__ import annotations
