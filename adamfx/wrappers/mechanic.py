@@ -50,7 +50,7 @@ def mechanize(
         return {"s": np.full(n, s_init)} | zeros
 
     def total(arrays, like):
-        return functools.reduce(jax.lax.add, [x.astype(like.dtype) for x in arrays])
+        return functools.reduce(jax.lax.add, [x.astype(like.dtype) for x in arrays], like * 0)
 
     def run(leaves, memory, step):
         out, inner = tx.run(leaves, memory.inner, step)
