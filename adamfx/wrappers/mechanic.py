@@ -50,7 +50,9 @@ def mechanize(
         return {"s": np.full(n, s_init)} | zeros
 
     def total(arrays, like):
-        return functools.reduce(jax.lax.add, [x.astype(like.dtype) for x in arrays], like * 0)
+        return functools.reduce(
+            jax.lax.add, [x.astype(like.dtype) for x in arrays], jnp.zeros_like(like)
+        )
 
     def run(leaves, memory, step):
         out, inner = tx.run(leaves, memory.inner, step)
