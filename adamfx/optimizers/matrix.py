@@ -2,7 +2,7 @@
 
 Each steps the leaves that `matrices` names (by default all with two axes and more, the last two being the
 matrix) and leaves the others to AdamW, in a `partition` that its repr shows. The authors leave embeddings
-and the last layer to AdamW too: matrices=~path_matches("embed/*") & ndim_at_least(2).
+and the last layer to AdamW too: matrices=ndim_at_least(2) & ~path_matches("embed/*").
 """
 
 from __future__ import annotations

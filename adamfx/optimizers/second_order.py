@@ -2,7 +2,6 @@
 
 `fit(loss, lbfgs(), params, [batch] * 100)`, or in a loop of one's own, also for models of nnx or Equinox:
 
-
     value_and_grad = value_and_grad_from_state(loss)
     value, grad = value_and_grad(params, state=state)
     params, state = tx.step(grad, state, params, value=value, grad=grad, value_fn=loss)
