@@ -152,9 +152,11 @@ class GradientTransformation(Value):
 
         out, params = leaves.params, None
         if not applies:
-            like = [(u.shape, d) for u, d in zip(leaves.updates, leaves.wide(), strict=True)]
-            zeros = {kind: jnp.zeros(*kind) for kind in dict.fromkeys(like)}
-            out, params = [zeros[kind] for kind in like], leaves.params
+            rows = list(zip(leaves.updates, leaves.wide(), strict=True))
+            zeros: dict = {}
+            for u, d in rows:  # one for each kind: the compiler sees a thousand otherwise
+                zeros.setdefault((jax.typeof(u), d), jnp.zeros_like(u, d))
+            out, params = [zeros[jax.typeof(u), d] for u, d in rows], leaves.params
         updates = None if read else leaves.updates
         args = (updates or [None] * len(leaves), params, read, self, arrays)
         out, state = only_if(predicate, turn, (out, state), *args)

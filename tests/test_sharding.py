@@ -1,6 +1,7 @@
 """Moments live where their parameter lives: eager and jitted init, automatic and explicit axes."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,17 @@ CHOSEN = OPTIMIZERS | {
 CHOSEN |= {f"{name}(adamw)": SENTENCES[f"{name}(adamw)"] for name in WRAPPERS}
 
 
+def layouts(shape, leaf):
+    """How memory of another shape than its parameter may lie: each axis whole, or as one of that size."""
+    spec = (*SPECS[leaf], *[None] * len(SHAPES[leaf])) if leaf else ()
+    of = dict(zip(SHAPES[leaf], spec, strict=False)) if leaf else {}
+    choices = [{None, of.get(n)} for n in shape]
+    for axes in itertools.product(*choices):
+        used = [a for axis in axes if axis for a in ((axis,) if isinstance(axis, str) else axis)]
+        if len(set(used)) == len(used):
+            yield P(*axes)
+
+
 @pytest.mark.parametrize("jitted", [False, True], ids=["eager init", "jitted init"])
 @pytest.mark.parametrize("axes", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 @pytest.mark.parametrize("name", CHOSEN)
@@ -35,14 +47,19 @@ def test_state_follows_the_parameters(name, axes, jitted):
 
         def check(s):
             for path, x in jax.tree_util.tree_leaves_with_path(s):
+                if "view" in str(path) or "stacked" in str(path):
+                    continue  # the arrays that it is memory of are of another form
                 keys = [getattr(k, "key", None) for k in path]
                 leaf = next((k for k in keys if k in SPECS), None)
-                spec = SPECS[leaf] if leaf and x.shape == SHAPES[leaf] else P()
-                wanted = NamedSharding(mesh, spec)
-                assert x.sharding.is_equivalent_to(wanted, x.ndim), (path, x.sharding)
+                if leaf and x.shape == SHAPES[leaf]:
+                    allowed = [SPECS[leaf]]
+                else:
+                    allowed = layouts(x.shape, leaf)
+                lies = [x.sharding.is_equivalent_to(NamedSharding(mesh, a), x.ndim) for a in allowed]
+                assert any(lies), (path, x.shape, x.sharding)
 
         check(s)
-        traces = []
+        first, traces = jax.tree.map(lambda x: x.sharding, s), []
 
         @functools.partial(jax.jit, donate_argnums=(0, 1))
         def train_step(p, s):
@@ -52,7 +69,8 @@ def test_state_follows_the_parameters(name, axes, jitted):
 
         for _ in range(3):
             p, s = train_step(p, s)
-        check(s)
+        for x, lay in zip(jax.tree.leaves(s), jax.tree.leaves(first), strict=True):
+            assert x.sharding.is_equivalent_to(lay, x.ndim), (x.shape, x.sharding, lay)
         assert len(traces) == 1
         assert train_step._cache_size() == 1
 

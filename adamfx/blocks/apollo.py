@@ -8,6 +8,7 @@ import numpy as np
 
 from adamfx import checks
 from adamfx.engine.control import only_if
+from adamfx.engine.placement import along
 from adamfx.engine.norms import norm_over
 from adamfx.engine.record import safe_divide
 from adamfx.moments.scale_by_moments import adam_correction
@@ -64,7 +65,14 @@ def scale_by_apollo(
         zeros = jnp.zeros((*stack, *seen), p.dtype)
         projection = jnp.zeros((*stack, min(rows, columns), k), p.dtype)
         norm = jnp.zeros((*stack, 1, 1), p.real.dtype)
-        return {"projection": projection, "mu": zeros, "nu": zeros.real, "norm": norm}
+        of, short = range(len(stack)), -2 if rows <= columns else -1
+        lies = (*of, None, p.ndim - 1) if rows <= columns else (*of, p.ndim - 2, None)
+        return {
+            "projection": along(projection, (*of, p.ndim + short, None)),
+            "mu": along(zeros, lies),
+            "nu": along(zeros.real, lies),
+            "norm": norm,
+        }
 
     def init_shared():
         return {"mu_log_product": np.zeros(2), "nu_log_product": np.zeros(2)}

@@ -19,6 +19,7 @@ import numpy as np
 from jax.core import Tracer
 
 from adamfx.engine.memory import is_memory, remember
+from adamfx.engine.placement import is_explicit, replicate
 
 Array = Any
 SCALARS = "scalars"  # the part of a state that holds them
@@ -242,6 +243,9 @@ def pack(found: list, slots: list[Slot], dtype: Any) -> Array:
     if all(isinstance(x, (np.ndarray, np.generic)) for x in found):
         return _pack(np, found, slots, dtype)
     if any(isinstance(x, Tracer) for x in found):
+        first = next((x for x in found if is_explicit(x)), None)
+        if first is not None:  # one mesh for all: vmap over sharded layers joins no others
+            found = [x if is_explicit(x) else replicate(first, x) for x in found]
         return _pack(jnp, found, slots, dtype)
     return _pack_here(found, tuple(slots), np.dtype(dtype))
 

@@ -6,7 +6,7 @@ the type; for automatic axes, which no type tells, it ties the memory to its par
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -75,6 +75,33 @@ def replicate(p: jax.Array, x: Any) -> jax.Array:
     if jax.sharding.get_abstract_mesh().manual_axes:  # in shard_map it must not vary with p
         return _strong(x)
     return follow(p, x, (None,) * jnp.ndim(x))
+
+
+def is_explicit(x: Any) -> bool:
+    """Whether the type of an array says how it is sharded."""
+    return AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
+
+
+def in_one_piece(function: Callable, like: Callable) -> Callable:
+    """The function, of arrays that lie whole on every device where axes are explicit.
+
+    For products, decompositions and reshapes, of which no type tells how what they make is sharded.
+    `like(*row)` is a tree as the result, of arrays that it lies like; None: as the function left it.
+    """
+
+    def of(*row: Any) -> Any:
+        sharded = next((x for x in jax.tree.leaves(row) if is_explicit(x)), None)
+        if sharded is None:
+            return function(*row)
+        out = function(*jax.tree.map(lambda x: replicate(sharded, x), row))
+        return jax.tree.map(
+            lambda x, y: y if x is None else follow(x, y),
+            like(*row),
+            out,
+            is_leaf=lambda x: x is None,
+        )
+
+    return of
 
 
 def _strong(x: Any) -> jax.Array:

@@ -132,7 +132,7 @@ def run(
     seen = leaves.gradients
     leaves = leaves.replace(gradients=leaves.updates, applies=False)
     rates: Any = (None, None)
-    groups = stretches(ready)
+    groups = stretches(ready, leaves)
     for i, blocks_together in enumerate(groups):
         if blocks_together[0].is_leafwise:
             leaves, rates = run_stretch(blocks_together, leaves, state["count"], rates, extra)

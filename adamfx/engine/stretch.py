@@ -16,6 +16,7 @@ from adamfx.engine.each import each
 from adamfx.engine.leaves import Leaves
 from adamfx.engine.memory import remember
 from adamfx.engine.norms import norms
+from adamfx.engine.placement import in_one_piece, is_explicit
 from adamfx.engine.record import Moments
 from adamfx.engine.words import Here, Step, check_needs
 from adamfx.engine.working import Working, like
@@ -23,22 +24,27 @@ from adamfx.engine.working import Working, like
 Array = Any
 
 
-def stretches(blocks: Sequence[Working]) -> list[list[Working]]:
-    """The blocks that run together. One that looks at all leaves first begins a new stretch."""
+def stretches(blocks: Sequence[Working], leaves: Leaves) -> list[list[Working]]:
+    """The blocks that run together. One that looks at all leaves first begins a new stretch.
+
+    Arithmetic that is not elementwise has one of its own where the rest should not share its fate: be run
+    once per result, or in one piece.
+    """
     found: list[list[Working]] = []
+    apart = single_pass.is_on() or any(map(is_explicit, leaves.updates))
     for block in blocks:
-        alone = not block.is_leafwise or block.spec.looks_around
-        alone = alone or (single_pass.is_on() and not block.spec.elementwise)
-        # A block that looks around may lead those behind it; its own leaf function is as any other.
-        if alone or not found or not _may_go_on(found[-1][-1]):
-            found.append([block])
+        last = found[-1] if found else []
+        if block.is_leafwise and all(b.is_leafwise for b in last) and not block.spec.looks_around:
+            alike = all(b.spec.elementwise for b in [*last, block])
+            joins = not apart or alike or block.spec.moments == "corrects"
         else:
-            found[-1].append(block)
+            joins = False
+        # A block that looks around may lead those behind it; its own leaf function is as any other.
+        if last and joins:
+            last.append(block)
+        else:
+            found.append([block])
     return found
-
-
-def _may_go_on(block: Working) -> bool:
-    return block.is_leafwise and (block.spec.elementwise or not single_pass.is_on())
 
 
 def run_stretch(
@@ -287,7 +293,9 @@ def _leaf_function(
             moments = out
         return moments.close().direction, moments.gradient, new
 
-    if not single_pass.is_on() or not all(spec.elementwise for spec in specs):
+    if not all(spec.elementwise for spec in specs):
+        return in_one_piece(leaf, lambda x, g, p, memories, *_: (x, g, memories))
+    if not single_pass.is_on():
         return leaf
 
     def apart(*row):

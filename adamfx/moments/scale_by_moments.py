@@ -311,5 +311,6 @@ def scale_by_moments(
         init_shared=init_shared,
         moments="opens",
         per_leaf=per_leaf,
+        elementwise=not any(s.own for s in sides.values()),
         seed=0 if any(s.form.is_random for s in sides.values()) else None,
     )

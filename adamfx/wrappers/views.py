@@ -13,6 +13,7 @@ import numpy as np
 from adamfx import checks
 from adamfx.engine import trees
 from adamfx.engine.control import count_up, only_if
+from adamfx.engine.placement import Along, along, in_one_piece
 from adamfx.engine.words import Treewise
 from adamfx.transformation import GradientTransformation, block
 from adamfx.values.constructor import Inner, P, constructor
@@ -141,8 +142,10 @@ def low_rank(rank: int, every: int = 200):
     def init(p):
         if p.ndim < 2:
             return {}
-        n = min(p.shape[-2:])
-        return {"basis": jnp.zeros((*p.shape[:-2], n, min(rank, n)), p.dtype)}
+        axis = p.ndim - (2 if is_left(p) else 1)
+        n = p.shape[axis]
+        basis = jnp.zeros((*p.shape[:-2], n, min(rank, n)), p.dtype)
+        return {"basis": along(basis, (*range(p.ndim - 2), axis, None))}
 
     def turn(memory, g, count):
         if not memory:
@@ -206,6 +209,9 @@ def view(transformation: Inner, through: Lens):
     if not isinstance(through, Lens):
         raise TypeError(f"view: through must be a lens such as as_matrix(), got {through!r}")
     tx, x = transformation, through.meaning
+    # What is seen lies in one piece where axes are explicit: which axis of it follows which is not known.
+    into = in_one_piece(x.into, lambda x, memory: None)
+    back = in_one_piece(x.back, lambda seen, x, memory: x)
 
     def init(p):
         return x.init(p)
@@ -217,7 +223,7 @@ def view(transformation: Inner, through: Lens):
         """The table as the transformation sees it."""
 
         def of(column):
-            return None if column is None else leaves.each(x.into, column, memories)
+            return None if column is None else leaves.each(into, column, memories)
 
         updates = of(leaves.updates)
         # What is real there is rounded to the real dtype of a complex leaf.
@@ -228,9 +234,12 @@ def view(transformation: Inner, through: Lens):
         new = leaves.replace(updates=updates, gradients=of(leaves.gradients), dtypes=dtypes)
         return new.replace(params=of(leaves.params) if x.shows_params else None)
 
+    def arrays(memory):
+        return {n: m.array if isinstance(m, Along) else m for n, m in memory.items()}
+
     def start(leaves):
         wide = [p.astype(trees.at_least_float32(p.dtype)) for p in leaves.params]
-        params = leaves.each(x.into, wide, [x.init(p) for p in wide])
+        params = leaves.each(into, wide, [arrays(x.init(p)) for p in wide])
         return {"inner": tx.start(leaves.replace(updates=params, gradients=params, params=params))}
 
     def memories_of(memory, wide):
@@ -246,10 +255,11 @@ def view(transformation: Inner, through: Lens):
         count, wide = memory.steps, leaves.wide()
         g = [u.astype(d) for u, d in zip(leaves.updates, wide, strict=True)]
         old = memories_of(memory, wide)
-        turned = leaves.each(lambda m, g: x.turn(m, g, count), old, g)
+        turn = in_one_piece(lambda m, g: x.turn(m, g, count), lambda m, g: m)
+        turned = leaves.each(turn, old, g)
         table = seen(leaves.replace(updates=g, gradients=g), turned)
         out, inner = tx.run(table, memory.inner, step)
-        updates = leaves.each(x.back, out.updates, g, turned)
+        updates = leaves.each(back, out.updates, g, turned)
         new = {"inner": inner, "steps": count_up(count)}
         for n in {n for m in turned for n in m}:
             column = zip(turned, getattr(memory, n), strict=True)
@@ -261,7 +271,7 @@ def view(transformation: Inner, through: Lens):
             return leaves
         memories = memories_of(memory, leaves.wide())
         moved = point(tx, seen(leaves, memories), memory.inner)
-        return leaves.replace(params=leaves.each(x.back, moved.params, leaves.params, memories))
+        return leaves.replace(params=leaves.each(back, moved.params, leaves.params, memories))
 
     return Treewise(
         run, {"inner": tx}, init, init_shared, start=start, carried=("inner",), through=through_
