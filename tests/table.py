@@ -75,9 +75,9 @@ OPTIMIZERS |= {
     "galore": fx.galore(0.01, 2, 2),
     "apollo": fx.apollo(0.01, 2, 2),
     # without a rate, without a schedule
-    "dog": fx.dog(),
-    "ldog": fx.ldog(),
-    "dowg": fx.dowg(),
+    "dog": fx.dog(0.5),
+    "ldog": fx.ldog(0.5),
+    "dowg": fx.dowg(0.5),
     "prodigy": fx.prodigy(estim_lr0=1e-3),
     "dadapt_adamw": fx.dadapt_adamw(estim_lr0=1e-3),
     "cocob": fx.cocob(),

@@ -17,12 +17,12 @@ PATH = {n: np.cumsum(RNG.normal(size=(30, *s)), 0) for n, s in SHAPES.items()}
 GRADS = {n: 2.0 * x + 0.3 * x**3 + 300.0 * RNG.normal(size=x.shape) for n, x in PATH.items()}
 
 
-def directions(tx):
+def directions(tx, grads=GRADS):
     p = {n: jnp.asarray(x[0]) for n, x in PATH.items()}
     state, found = tx.init(p), []
     step = jax.jit(tx.update)
     for t in range(30):
-        g, p = ({n: jnp.asarray(x[t]) for n, x in table.items()} for table in (GRADS, PATH))
+        g, p = ({n: jnp.asarray(x[t]) for n, x in table.items()} for table in (grads, PATH))
         u, state = step(g, state, p)
         found.append(u)
     return {n: -np.stack([u[n] for u in found]) for n in PATH}
@@ -46,7 +46,10 @@ def test_lbfgs_equals_the_two_loops(x64, size, scaled):
 )
 def test_conjugate_gradients(x64, method, every):
     tx = fx.scale_by_conjugate_gradient(method, every)
-    same(directions(tx), pi.nonlinear_cg(GRADS, method=method, restart_every=every), 1e-12)
+    grads = {n: g.copy() for n, g in GRADS.items()}
+    for g in grads.values():
+        g[5] = 0.3 * g[4]  # <g, y> < 0: beta would be negative
+    same(directions(tx, grads), pi.nonlinear_cg(grads, method=method, restart_every=every), 1e-12)
 
 
 # ---- the classical problems ----------------------------------------------------------------------

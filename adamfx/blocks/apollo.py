@@ -42,7 +42,7 @@ def scale_by_apollo(
       eps: >= 0.
       scale: >= 0.
       per_tensor: one ratio for the whole matrix (APOLLO-Mini, with rank 1).
-      growth: >= 1.
+      growth: >= 0; at least 1 where |u| may grow at all.
       seed: of P.
 
     Remembers of every matrix `projection`, `mu`, `nu`, and `norm`, that of the update before; `key`, and
@@ -54,7 +54,7 @@ def scale_by_apollo(
         checks.decay(name, b, n)
     checks.number(name, "eps", eps, low=0)
     checks.number(name, "scale", scale, low=0)
-    checks.number(name, "growth", growth, low=1)
+    checks.number(name, "growth", growth, low=0)
 
     def init(p):
         if p.ndim < 2:

@@ -71,6 +71,8 @@ def scale_by_kron(
     def leaf(u, here):
         g = u if u.ndim > 1 else u.reshape(-1, 1)
         Q = {s: getattr(here.memory, s) for s in here.memory._fields}
+        if u.size == 0:
+            return u, Q
         V = jax.random.normal(here.key, u.shape, u.dtype).reshape(g.shape)
 
         def learn(Q, g, V):

@@ -153,7 +153,7 @@ def scale_by_shape(by: str = "fan", factor: Dynamic = 1.0, outputs: int = -1):
     checks.choice("scale_by_shape", "outputs", outputs, (-1, -2))
 
     def leaf(u, here):
-        if u.ndim < 2:
+        if u.ndim < 2 or u.size == 0:
             return u
         return u * (factor * SHAPES[by](u.shape[-3 - outputs], u.shape[outputs]))
 

@@ -124,8 +124,9 @@ def contract(learning_rate: Rate):
       learning_rate: alpha >= 0, or a schedule.
     """
 
-    def leaf(u, here):
-        return (here.param + u) / jnp.sqrt(1 + here.shared * here.shared) - here.param
+    def leaf(u, here):  # 1/r - 1 = -alpha^2 / (r (1 + r)), without a difference of two like numbers
+        r = jnp.sqrt(1 + here.shared * here.shared)
+        return (u - here.param * (here.shared * here.shared / (1 + r))) / r
 
     return _steps("contract", learning_rate, leaf)
 

@@ -132,7 +132,8 @@ def cover():
         if x.ndim < 2:
             return {"": x}
         others = [tuple(j for j in range(x.ndim) if j != i) for i in range(x.ndim)]
-        return {f"axis{i}": jnp.max(x, over, keepdims=True) for i, over in enumerate(others)}
+        most = jnp.max if x.size else jnp.sum  # of nothing, zero
+        return {f"axis{i}": most(x, over, keepdims=True) for i, over in enumerate(others)}
 
     def read(parts, like):
         covers = [jnp.broadcast_to(x, like.shape) for x in parts.values()]
