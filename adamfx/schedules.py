@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.engine.record import safe_divide
+from adamfx.engine.trees import cast_floats
 from adamfx.values.constructor import Dynamic, Exact, P, constructor
 from adamfx.values.value import Value
 
@@ -28,7 +28,7 @@ class Schedule(Value):
 
     def __call__(self, count: Array) -> Array:
         """The value at `count` steps done, a scalar (or an array for an array of counts)."""
-        return self.meaning(jnp.asarray(count))
+        return cast_floats(self, jnp.result_type(float)).meaning(jnp.asarray(count))
 
 
 def schedule(function: Callable[P, Any]) -> Callable[P, Schedule]:
@@ -66,6 +66,11 @@ def value_at(x: Any, count: Array) -> Array:
 def _fraction(count: Array, steps: int) -> Array:
     """count / steps, held within [0, 1] while still whole; 0 for no steps at all."""
     return jnp.clip(count, 0, steps).astype(jnp.result_type(float)) / max(steps, 1)
+
+
+def _wave(count: Array, steps: int) -> Array:
+    """Half a cosine from 1 to 0 over the steps."""
+    return 0.5 * (1 + jnp.cos(jnp.pi * _fraction(count, steps)))
 
 
 @schedule
@@ -162,8 +167,7 @@ def cosine_decay_schedule(
     decay_steps = checks.steps("cosine_decay_schedule", "decay_steps", decay_steps, 1)
 
     def at(count):
-        wave = 0.5 * (1 + jnp.cos(jnp.pi * _fraction(count, decay_steps)))
-        return init_value * ((1 - alpha) * wave**exponent + alpha)
+        return init_value * ((1 - alpha) * _wave(count, decay_steps) ** exponent + alpha)
 
     return at
 
@@ -244,8 +248,11 @@ def warmup_cosine_decay_schedule(
     decay_steps = checks.steps(
         "warmup_cosine_decay_schedule", "decay_steps", decay_steps, warmup_steps + 1
     )
-    remains = safe_divide(jnp.asarray(end_value, float), peak_value)
-    cosine = cosine_decay_schedule(peak_value, decay_steps - warmup_steps, remains, exponent)
+
+    def cosine(count):
+        wave = _wave(count, decay_steps - warmup_steps) ** exponent
+        return end_value + (peak_value - end_value) * wave
+
     return warmup_schedule(init_value, warmup_steps, cosine).meaning
 
 

@@ -83,8 +83,7 @@ def check(seed):
     """Roots of a Gram matrix that is nearly singular magnify rounding: 4e-5 was seen."""
     tx = sentence(seed)
     assert fx.read(repr(tx)) == tx
-    with jax.numpy_dtype_promotion("standard"):  # some schedules were built without 64 bits
-        whole, params = runs(tx)
+    whole, params = runs(tx)
     for n, p in params.items():
         assert np.all(np.isfinite(p)), (seed, n, tx)
         np.testing.assert_allclose(whole[n], p, rtol=1e-4, atol=1e-6, err_msg=f"{seed}: {tx!r}")

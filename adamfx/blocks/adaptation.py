@@ -74,7 +74,8 @@ def scale_by_prodigy(
 
     def rates(step):
         correction, logs = adam_correction(b1, b2, step.count, step.memory)
-        gamma, d = value_at(learning_rate, step.count) * correction, step.memory.estim_lr
+        d = step.memory.estim_lr
+        gamma = jnp.asarray(value_at(learning_rate, step.count), d.dtype) * correction
         return gamma, d, d * d / estim_lr0, logs
 
     def trail(g, s, gamma, weight):

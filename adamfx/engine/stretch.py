@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from adamfx.engine import single_pass, trees
 from adamfx.engine.control import once
@@ -63,12 +64,14 @@ def run_stretch(
     shared: list[Any] = []
     for block in blocks:
         spec = block.spec
-        held = trees.cast_floats(remember(**block.own_scalars()), block.dtype)
+        held = trees.cast_floats(remember(**block.own_scalars()), block.wide)
         step = Step(count, held, rates, extra=extra)
         if spec.norms:
             measured = _norms(block, leaves, wide, step, given[0])
         sums = _sums(block, leaves, wide, step, given[0]) if spec.sums else None
-        step = step._replace(updates=leaves.updates if spec.whole_tree else [], sums=sums)
+        seen = leaves.updates if spec.whole_tree else []
+        seen = [u.astype(np.promote_types(u.dtype, block.wide)) for u in seen]
+        step = step._replace(updates=seen, sums=sums)
         shared.append(_shared(block, step))
         rates = shared[-1] if spec.moments == "opens" else rates
 
@@ -204,11 +207,11 @@ def _sums(block: Working, leaves: Leaves, wide: list, step: Step, given: list) -
     """What `sums` gives, added over the leaves."""
     parts = [x for x in _ask(block, "sums", leaves, wide, step, given) if x]
     if not parts:
-        return _NoSums(block.dtype)
+        return _NoSums(block.wide)
     names = parts[0]
     return remember(
         **{
-            n: functools.reduce(jax.lax.add, [p[n].astype(block.dtype) for p in parts])
+            n: functools.reduce(jax.lax.add, [p[n].astype(block.wide) for p in parts])
             for n in names
         }
     )
@@ -237,7 +240,7 @@ def _norms(block: Working, leaves: Leaves, wide: list, step: Step, given: list) 
 
 
 def _shared(block: Working, step: Step) -> Any:
-    spec = block.spec
+    spec = block.spec_for(block.wide)
     if spec.shared is None:
         return None
     if spec.init_shared is None:

@@ -33,6 +33,8 @@ class Working:
                     "stacked transformation, vmap over it: jax.vmap(lambda tx: tx.init(params))(stacked)"
                 )
         self.name, self.dtype = self.form.constructor.name, dtype
+        # Scalars are computed as JAX computes floats: with 64 bits where it has them.
+        self.wide = np.promote_types(dtype, jnp.result_type(float))
         self.specs: dict[Any, Any] = {}
         self.spec: Any = self.spec_for(dtype)  # Leafwise or Treewise
         self.is_leafwise = isinstance(self.spec, Leafwise)

@@ -50,6 +50,9 @@ class Constructor:
             n: _annotation(p.annotation, names) for n, p in self.signature.parameters.items()
         }
         self.hyper = {n: _declared(a) for n, a in annotations.items()}
+        self.fixed = frozenset(
+            n for n, a in annotations.items() if self.hyper[n] and not _takes_functions(a)
+        ) - {n for n, d in self.hyper.items() if d == INNER}
         self.inner = frozenset(
             n for n, a in annotations.items() if self.hyper[n] == INNER or _is_inner_class(a)
         )
@@ -76,6 +79,8 @@ class Constructor:
         parts, arguments = [], {}
         for name, x in bound.arguments.items():
             begin = len(leaves)
+            if name in self.fixed and callable(x):
+                raise TypeError(f"{self.name}: {name} must be a number or an array, got {x!r}")
             try:
                 x = self._inner(name, x) if name in self.inner else x
                 parts.append((name, self._template(name, x, leaves)))
@@ -169,6 +174,11 @@ def _declared(annotation: Any) -> str | None:
     found = [m for m in metadata if m in (DYNAMIC, EXACT, INNER)]
     found += [d for a in typing.get_args(annotation) if (d := _declared(a))]
     return found[0] if found else None
+
+
+def _takes_functions(annotation: Any) -> bool:
+    """Whether an annotation allows a schedule: Rate, Decay and the like."""
+    return any(word in str(annotation) for word in ("Callable", "Rate", "Decay", "Schedule", "Any"))
 
 
 def _is_inner_class(annotation: Any) -> bool:
