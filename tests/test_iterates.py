@@ -173,7 +173,7 @@ def test_dpsgd_trains():
         a, b = example
         return (a @ p - b) ** 2
 
-    tx, p = fx.dpsgd(0.2, 1.0, 0.1, momentum=0.5), jnp.zeros(3)
+    tx, p = fx.dpsgd(0.2, 1.0, 0.1, 0, momentum=0.5), jnp.zeros(3)
     state = tx.init(p)
     for size in (None, 16):
         grads = fx.per_example_grads(loss, size)
@@ -186,7 +186,7 @@ def test_dpsgd_trains():
 
 
 def test_a_gradient_without_examples():
-    tx = fx.dpsgd(0.1, 1.0, 0.0)
+    tx = fx.dpsgd(0.1, 1.0, 0.0, 0)
     p = {"w": jnp.ones((3, 2))}
     with pytest.raises(ValueError, match=r"\['w'\]|w has shape|axis of examples in front"):
         tx.update({"w": jnp.ones((3, 2))}, tx.init(p), p)

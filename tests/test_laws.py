@@ -183,13 +183,14 @@ def test_unpacks_and_traces_once_as_an_argument(tx):
 
 @every_with_numbers
 def test_a_sweep_is_one_program(tx):
-    p, g = tree(), tree(seed=1)
+    # Two gradients: in the basis of one, its own coordinates are rounding, which a division magnifies.
+    p, g, g2 = tree(), tree(seed=1), tree(seed=2)
     sweep = jax.tree.map(lambda x: x * jnp.asarray([0.5, 1.0, 2.0], np.float32), tx)
 
     def two_steps(tx):
         s = tx.init(p)
         _, s = tx.update(g, s, p)
-        return tx.update(g, s, p)[0]
+        return tx.update(g2, s, p)[0]
 
     together = jax.jit(jax.vmap(two_steps))(sweep)
     for i in range(3):
@@ -242,7 +243,7 @@ def test_state_keeps_its_type(tx):
             wide = jnp.float64 if p_dtype is jnp.float64 else jnp.float32
             held = [x for x in jax.tree.leaves(s) if x.size != 2]  # but a counter on its own
             floats = {x.dtype for x in held if jnp.issubdtype(x.dtype, jnp.floating)}
-            if not {"monitor", "partition"} & {tx.name}:  # metrics, and groups without a leaf
+            if not any(w in repr(tx) for w in ("monitor(", "partition(")):  # metrics, empty groups
                 assert floats <= {jnp.dtype(wide)}
             assert not any(x.weak_type for x in jax.tree.leaves(s))
             if not reads_params(tx):

@@ -181,7 +181,9 @@ def errors(name, dtype, steps, scale, eps, as_argument=False, shape=(3, 4)):
     got = run(s, grads, path)
     difference = np.linalg.norm((np.asarray(got, float) - want).reshape(steps, -1), axis=1)
     size = np.linalg.norm(want.reshape(steps, -1), axis=1)
-    if dtype == jnp.float32 and name.startswith("madgrad"):  # u = z - p, of points that float32 rounds
+    if dtype == jnp.float32 and name.startswith(
+        "madgrad"
+    ):  # u = z - p, of points that float32 rounds
         points = np.linalg.norm(path.reshape(steps, -1), axis=1)
         size = np.maximum(points, np.linalg.norm(theta))
     return difference / np.where(size == 0, 1, size)

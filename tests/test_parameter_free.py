@@ -131,14 +131,14 @@ TINY = ("dog", "ldog", "dowg", "mechanize", "prodigy, safeguard")
 
 @pytest.mark.parametrize("case", [c for c in CASES if c not in TINY])
 def test_float32_is_near_float64(case):
-    """To 5e-6 of the largest update."""
+    """To 5e-6 of the largest update; COCOB's, a point less the parameter, to a few spacings of that."""
     tx, oracle = CASES[case]
     values = VALUES if case.startswith(("momo", "polyak")) else None
     want, got = oracle(GRADS, PARAMS), run(tx, jnp.float32, values)
-    for n in PARAMS:
-        np.testing.assert_allclose(
-            got[n], want[n], rtol=0, atol=5e-6 * np.max(np.abs(want[n])), err_msg=n
-        )
+    for n, p in PARAMS.items():
+        size = np.max(np.abs(want[n]))
+        size = max(size, np.max(np.abs(p)) / 10) if case == "cocob" else size
+        np.testing.assert_allclose(got[n], want[n], rtol=0, atol=5e-6 * size, err_msg=n)
 
 
 def test_the_loss_is_missing():

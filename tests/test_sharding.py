@@ -55,7 +55,9 @@ def test_state_follows_the_parameters(name, axes, jitted):
                     allowed = [SPECS[leaf]]
                 else:
                     allowed = layouts(x.shape, leaf)
-                lies = [x.sharding.is_equivalent_to(NamedSharding(mesh, a), x.ndim) for a in allowed]
+                lies = [
+                    x.sharding.is_equivalent_to(NamedSharding(mesh, a), x.ndim) for a in allowed
+                ]
                 assert any(lies), (path, x.shape, x.sharding)
 
         check(s)

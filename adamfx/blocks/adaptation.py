@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
-from adamfx.engine.record import safe_divide
+from adamfx.engine.record import safe_divide, safe_root
 from adamfx.moments.scale_by_moments import adam_correction
 from adamfx.moments.statistics import square
 from adamfx.schedules import Rate, value_at
@@ -95,7 +95,7 @@ def scale_by_prodigy(
     def leaf(g, here):
         (gamma, d, weight, new), old = here.shared, here.memory
         m, v = _average(old.mu, d * g, b1), _average(old.nu, square(d * g), b2)
-        u = safe_divide(m, jnp.sqrt(v) + new * eps) + weight_decay * here.param
+        u = safe_divide(m, safe_root(v) + new * eps) + weight_decay * here.param
         s = trail(g, old.s, gamma, weight)
         return -gamma * d * u, {"start": old.start, "mu": m, "nu": v, "s": s}
 
@@ -141,7 +141,7 @@ def scale_by_dadapt_adamw(
 
     def sums(g, here):
         lam, old = rate(here.shared)[0], here.memory
-        gain = _inner(g, safe_divide(old.s, jnp.sqrt(old.nu) + eps))
+        gain = _inner(g, safe_divide(old.s, safe_root(old.nu) + eps))
         return {"gain": gain, "length": jnp.sum(jnp.abs(_average(old.s, lam * g, c)))}
 
     def shared(step):
@@ -153,7 +153,7 @@ def scale_by_dadapt_adamw(
     def leaf(g, here):
         lam, old = here.shared, here.memory
         m, v = _average(old.mu, lam * g, b1), _average(old.nu, square(g), b2)
-        u = -safe_divide(m, jnp.sqrt(v) + eps) - weight_decay * lam * here.param
+        u = -safe_divide(m, safe_root(v) + eps) - weight_decay * lam * here.param
         return u, {"mu": m, "nu": v, "s": _average(old.s, lam * g, c)}
 
     more = {"init_shared": init_shared, "needs_params": True}

@@ -8,9 +8,9 @@ import numpy as np
 
 from adamfx import checks
 from adamfx.engine.control import only_if
-from adamfx.engine.placement import along
 from adamfx.engine.norms import norm_over
-from adamfx.engine.record import safe_divide
+from adamfx.engine.placement import along
+from adamfx.engine.record import safe_divide, safe_root
 from adamfx.moments.scale_by_moments import adam_correction
 from adamfx.moments.statistics import square
 from adamfx.transformation import block, leafwise
@@ -101,14 +101,14 @@ def scale_by_apollo(
         R = jnp.swapaxes(P, -1, -2) @ g if is_left else g @ P
         m = memory.mu + (1 - b1) * (R - memory.mu)
         v = memory.nu + (1 - b2) * (square(R) - memory.nu)
-        N = safe_divide(m, jnp.sqrt(v) + eps)
+        N = safe_divide(m, safe_root(v) + eps)
         over = (-2, -1) if per_tensor else (-2,) if is_left else (-1,)
         u = g * (norm_over(N, over) / (norm_over(R, over) + 1e-8))
         size = norm_over(u, (-2, -1))
         ratio = size / (memory.norm + 1e-8)
         held = jnp.where(count == 0, 1, jnp.maximum(ratio, growth) / growth)
         new = {"projection": P, "mu": m, "nu": v, "norm": size / held}
-        return u / held * (jnp.sqrt(scale) * correction), new
+        return u / held * (safe_root(scale) * correction), new
 
     more = {"init_shared": init_shared, "seed": seed, "elementwise": False}
     return leafwise(leaf, init=init, shared=shared, **more)

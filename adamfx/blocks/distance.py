@@ -46,7 +46,7 @@ def scale_by_dog(
         reach = jnp.where(count == 0, begin.get(kind, 0.0), memory.reach)
         reach = jnp.maximum(reach, safe_root(found["moved"]))
         total = memory.total + found["square"]
-        eta = safe_divide(reach, jnp.sqrt(total + eps))
+        eta = safe_divide(reach, safe_root(total + eps))
         eta = jnp.where(count == 0, value, eta) if kind == "learning_rate" else eta
         return eta, {"reach": reach, "total": total}
 
@@ -93,7 +93,7 @@ def scale_by_dowg(init_estim_sq_dist: Exact | None = None, eps: Exact = 1e-4):
     def shared(step):
         r2 = jnp.maximum(step.memory.reach_square, step.sums.moved)
         v = step.memory.total + r2 * step.sums.square
-        return safe_divide(r2, jnp.sqrt(v) + eps), {"reach_square": r2, "total": v}
+        return safe_divide(r2, safe_root(v) + eps), {"reach_square": r2, "total": v}
 
     def leaf(u, here):
         return here.shared * u, {"start": here.memory.start}

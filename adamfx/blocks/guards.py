@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.engine import trees
+from adamfx.engine.record import safe_root
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Exact
@@ -44,7 +45,7 @@ def add_noise(eta: Rate, gamma: Exact = 0.55, seed: int = 0):
 
     def shared(step):
         t = (step.count + 1).astype(jnp.result_type(float))
-        return jnp.sqrt(value_at(eta, step.count) * t**-gamma)
+        return safe_root(value_at(eta, step.count) * t**-gamma)
 
     def leaf(u, here):
         return u + here.shared * jax.random.normal(here.key, u.shape, u.dtype)

@@ -75,7 +75,7 @@ def scale_by_kron(
             return u, Q
         V = jax.random.normal(here.key, u.shape, u.dtype).reshape(g.shape)
 
-        def learn(Q, g, V):
+        def learn(Q, g, V, damping, precond_lr):
             h = g + damping * jnp.mean(jnp.abs(g), (-2, -1), keepdims=True) * V
             A = _times(Q, h)
             B = V
@@ -92,7 +92,7 @@ def scale_by_kron(
                     new[side] = q - precond_lr * safe_divide(a - b, bound) * q
             return new
 
-        Q = only_if(here.shared % every == 0, learn, Q, g, V)
+        Q = only_if(here.shared % every == 0, learn, Q, g, V, damping, precond_lr)
         white = _times(Q, _times(Q, g), adjoint=True)
         return white.reshape(u.shape), Q
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
-from adamfx.engine.record import safe_divide
+from adamfx.engine.record import safe_divide, safe_root
 from adamfx.moments.estimators import Recursion
 from adamfx.moments.scale_by_moments import rates_of
 from adamfx.moments.statistics import square
@@ -109,7 +109,7 @@ def scale_by_momo(
         if not has_nu:
             return d, None, d
         v = memory.nu + rates["nu"].gain * (square(g) - memory.nu)
-        return d, v, safe_divide(d, eps + jnp.sqrt(v / rates["nu"].mass))
+        return d, v, safe_divide(d, eps + safe_root(v / rates["nu"].mass))
 
     def sums(g, here):
         d, _, scaled = averages(g, here.memory, rates(here.shared)[0])

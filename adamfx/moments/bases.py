@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.engine.control import only_if
 from adamfx.engine.placement import along
-from adamfx.engine.record import Frame
+from adamfx.engine.record import Frame, safe_divide
 from adamfx.engine.trees import real_dtype
 from adamfx.moments.estimators import Own, estimator
 from adamfx.moments.statistics import square
@@ -68,9 +69,28 @@ def _squares(p: Array, max_dim: int, make: Any) -> dict:
     return found
 
 
+@jax.custom_jvp
+def _eigh(x: Array) -> tuple[Array, Array]:
+    """Eigenvalues, and eigenvectors as columns; equal eigenvalues do not turn into one another.
+
+    The derivative that JAX has divides by the difference of eigenvalues, 0 for a gradient of zeros.
+    """
+    return jnp.linalg.eigh((x + _adjoint(x)) / 2)
+
+
+@_eigh.defjvp
+def _eigh_jvp(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+    w, q = _eigh(*primals)
+    dx = (tangents[0] + _adjoint(tangents[0])) / 2
+    turned = _adjoint(q) @ dx @ q
+    gaps = (w[..., None, :] - w[..., :, None]).astype(q.dtype)
+    dw = jnp.diagonal(turned, axis1=-2, axis2=-1).real
+    return (w, q), (dw, q @ safe_divide(turned, gaps))
+
+
 def _eigenvectors(x: Array) -> Array:
     """As columns, the largest eigenvalue first."""
-    return jnp.linalg.eigh((x + _adjoint(x)) / 2)[1][..., ::-1]
+    return _eigh(x)[1][..., ::-1]
 
 
 def _by_power_step(x: Array, q: Array) -> tuple[Array, Array]:
@@ -315,9 +335,9 @@ def kronecker(decay: Exact = 1.0, every: int = 1, eps: Exact = 1e-12, max_dim: i
         grams = {s: keep * a + gain * _gram(g, s) for s, a in grams.items()}
         mass = jnp.asarray(rates.mass, memory["mass"].dtype)
 
-        def roots(held, grams, mass):
+        def roots(held, grams, mass, eps):
             bases, values, _ = held
-            found = {s: jnp.linalg.eigh((a + _adjoint(a)) / 2) for s, a in grams.items()}
+            found = {s: _eigh(a) for s, a in grams.items()}
             good = [jnp.all(jnp.isfinite(w)) & jnp.all(jnp.isfinite(q)) for w, q in found.values()]
             ok = jnp.all(jnp.asarray(good))
             w = {
@@ -330,7 +350,7 @@ def kronecker(decay: Exact = 1.0, every: int = 1, eps: Exact = 1e-12, max_dim: i
         held = (bases, values, memory["mass"])
         if grams:
             due = rates.count % every == 0
-            held = only_if(due, roots, held, grams, mass)
+            held = only_if(due, roots, held, grams, mass, eps)
         bases, values, then = held
         power = 1 / max(len(values), 1)
         v = jnp.ones(g.shape, then.dtype)

@@ -68,14 +68,14 @@ def dpsgd(
     learning_rate: Rate,
     l2_norm_clip: Dynamic,
     noise_multiplier: Dynamic,
-    seed: int = 0,
+    seed: int,
     momentum: Decay | None = None,
     nesterov: bool = False,
 ) -> GradientTransformation:
     """SGD of gradients of single examples, clipped and hidden in noise. Abadi et al. 2016.
 
     grads = per_example_grads(loss, microbatch_size=8)(params, batch)
-    params, state = dpsgd(0.1, 1.0, 1.1).step(grads, state, params)
+    params, state = dpsgd(0.1, 1.0, 1.1, seed).step(grads, state, params)
     """
     aggregate = differentially_private_aggregate(l2_norm_clip, noise_multiplier, seed)
     return chain(aggregate, sgd(learning_rate, momentum, nesterov))

@@ -1,8 +1,10 @@
 """Optimizers of matrices: orthogonalized, whitened, seen in a basis of their own, on a sphere.
 
 Each steps the leaves that `matrices` names (by default all with two axes and more, the last two being the
-matrix) and leaves the others to AdamW, in a `partition` that its repr shows. The authors leave embeddings
-and the last layer to AdamW too: matrices=ndim_at_least(2) & ~path_matches("embed/*").
+matrix) and leaves the others to AdamW at the same rate, in a `partition` that its repr shows. With another
+rate, and with embeddings and the last layer left to AdamW too, as the authors do:
+
+    muon(0.02, matrices=ndim_at_least(2) & ~path_matches("embed/*"), others=adamw(3e-4))
 """
 
 from __future__ import annotations
@@ -49,11 +51,6 @@ def on_matrices(
     return partition({"matrix": transformation}, {"matrix": matrices}, default=others)
 
 
-def _adam(learning_rate: Rate, given: dict) -> GradientTransformation:
-    """For the leaves that are no matrix: at the same rate, unless another is given."""
-    return adamw(**{"learning_rate": learning_rate, **given})
-
-
 def whiten(decay: Exact = 1.0, every: int = 1, eps: Exact = 1e-12, max_dim: int = 10_000):
     """u <- L^(-1/4) u R^(-1/4), L and R sums (decay 1) or averages of u u^T and u^T u. Gupta et al. 2018.
 
@@ -82,25 +79,26 @@ def muon(
     coefficients: Any = "jordan",
     nesterov: bool = True,
     consistent_rms: Dynamic | None = None,
+    eps: Exact = 1e-7,
     matrices: Any = MATRICES,
-    **adam: Any,
+    others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """Momentum, orthogonalized. Jordan et al. 2024; Liu et al. 2025 (Moonlight).
 
     The forms differ in the momentum: "jordan" an average, never corrected; "moonlight" a sum; "optax" a
     corrected average with Dozat's look-ahead, up to 5 % apart from the others in the first steps. The scale
     is sqrt(max(1, outputs / inputs)), or consistent_rms sqrt(max(inputs, outputs)): 0.2 in Moonlight and
-    Keras, where rates of AdamW carry over. `adam` holds arguments of adamw for the other leaves.
+    Keras, where rates of AdamW carry over. eps is added to the norm: 1e-7 with Jordan, 1e-8 in optax.
     """
     by_shape = unless_none(lambda c: scale_by_shape("max", c), consistent_rms)
     direction = chain(
         _momentum(form, beta, nesterov),
-        orthogonalize(coefficients),
+        orthogonalize(coefficients, eps=eps),
         scale_by_shape("fan") if consistent_rms is None else by_shape,
         add_decayed_weights(weight_decay),
         scale_by_lr(learning_rate),
     )
-    return on_matrices(direction, _adam(learning_rate, adam), matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
 def normuon(
@@ -112,7 +110,7 @@ def normuon(
     coefficients: Any = "jordan",
     eps: Exact = 1e-10,
     matrices: Any = MATRICES,
-    **adam: Any,
+    others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """Muon with one second moment per output, at the norm it had. Li et al. 2025, as the authors' code."""
     per_output = scale_by_moments(None, ema(b2, of=mean_square(-2)), eps=eps)
@@ -124,7 +122,7 @@ def normuon(
         add_decayed_weights(weight_decay),
         scale_by_lr(learning_rate),
     )
-    return on_matrices(direction, _adam(learning_rate, adam), matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
 def muonh(
@@ -133,7 +131,7 @@ def muonh(
     *,
     coefficients: Any = "record",
     matrices: Any = MATRICES,
-    **adam: Any,
+    others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """Muon whose steps turn each matrix on the sphere where it began. modded-nanogpt, track 3."""
     direction = chain(
@@ -141,7 +139,7 @@ def muonh(
         orthogonalize(coefficients),
         hyperball(learning_rate),
     )
-    return on_matrices(direction, _adam(learning_rate, adam), matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
 def adamh(
@@ -151,11 +149,11 @@ def adamh(
     eps: Exact = 1e-8,
     *,
     matrices: Any = MATRICES,
-    **adam: Any,
+    others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """Adam whose steps turn each matrix on the sphere where it began. modded-nanogpt, track 3."""
     direction = chain(scale_by_moments(b1, b2, eps=eps), bias_correct(), hyperball(learning_rate))
-    return on_matrices(direction, _adam(learning_rate, adam), matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
 def scion(
@@ -196,7 +194,7 @@ def shampoo(
     block_size: int = 1024,
     magnitude: GradientTransformation | None = None,
     matrices: Any = MATRICES,
-    **adam: Any,
+    others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """L^(-1/4) m R^(-1/4), with the size of another sentence's update. Gupta et al. 2018; Anil et al. 2020.
 
@@ -210,7 +208,7 @@ def shampoo(
         add_decayed_weights(weight_decay),
         scale_by_lr(learning_rate),
     )
-    return on_matrices(direction, _adam(learning_rate, adam), matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
 def soap(
@@ -224,7 +222,7 @@ def soap(
     shampoo_beta: Exact | None = None,
     max_precond_dim: int = 10_000,
     matrices: Any = MATRICES,
-    **adam: Any,
+    others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """Adam in the eigenbasis of Shampoo. Vyas et al. 2024, algorithm 3.
 
@@ -240,7 +238,7 @@ def soap(
         add_decayed_weights(weight_decay),
         scale_by_lr(learning_rate),
     )
-    return on_matrices(direction, _adam(learning_rate, adam), matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
 def kl_soap(
@@ -253,7 +251,7 @@ def kl_soap(
     *,
     factored: bool = False,
     matrices: Any = MATRICES,
-    **adam: Any,
+    others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """SOAP in the basis that is nearest by Kullback-Leibler; factored: KL-Shampoo. Lin et al. 2025.
 
@@ -266,7 +264,7 @@ def kl_soap(
         add_decayed_weights(weight_decay),
         scale_by_lr(learning_rate),
     )
-    return on_matrices(direction, _adam(learning_rate, adam), matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
 def kron(
@@ -280,7 +278,7 @@ def kron(
     clip: Rate = 1.1,
     seed: int = 0,
     matrices: Any = MATRICES,
-    **adam: Any,
+    others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """Momentum, whitened by factors that learn. Li 2018 (PSGD Kron), as psgd_jax.
 
@@ -295,7 +293,7 @@ def kron(
         add_decayed_weights(weight_decay),
         scale_by_lr(learning_rate),
     )
-    return on_matrices(direction, _adam(learning_rate, adam), matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
 def galore(
@@ -309,7 +307,7 @@ def galore(
     weight_decay: Rate = 0.0,
     *,
     matrices: Any = MATRICES,
-    **adam: Any,
+    others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """Adam of the gradient's leading singular vectors. Zhao et al. 2024, algorithm 2.
 
@@ -322,7 +320,7 @@ def galore(
         add_decayed_weights(weight_decay),
         scale_by_lr(learning_rate),
     )
-    return on_matrices(direction, _adam(learning_rate, adam), matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
 def apollo(
@@ -338,7 +336,7 @@ def apollo(
     per_tensor: bool = False,
     seed: int = 0,
     matrices: Any = MATRICES,
-    **adam: Any,
+    others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """SGD with Adam's rate for every channel, seen in random directions. Zhu et al. 2024.
 
@@ -351,4 +349,4 @@ def apollo(
         add_decayed_weights(weight_decay),
         scale_by_lr(learning_rate),
     )
-    return on_matrices(direction, _adam(learning_rate, adam), matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)

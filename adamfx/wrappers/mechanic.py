@@ -10,7 +10,7 @@ import numpy as np
 
 from adamfx import checks
 from adamfx.engine.norms import norm
-from adamfx.engine.record import safe_divide
+from adamfx.engine.record import safe_divide, safe_root
 from adamfx.transformation import block, treewise
 from adamfx.values.constructor import Dynamic, Exact, Inner
 
@@ -78,7 +78,7 @@ def mechanize(
         r = beta * old.r + old.s * jnp.clip(h, -old.m, old.m)
         m = jnp.maximum(beta * old.m, jnp.abs(h) + eps)
         v = beta**2 * old.v + h**2
-        s = safe_divide(s_init / n * m + jnp.maximum(r, 0), jnp.sqrt(v) + eps)
+        s = safe_divide(s_init / n * m + jnp.maximum(r, 0), safe_root(v) + eps)
         new = jnp.sum(s)
 
         def move(p0, d, u, p):
