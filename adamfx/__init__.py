@@ -82,6 +82,7 @@ from adamfx.engine.norms import global_norm
 from adamfx.engine.placement import along
 from adamfx.engine.record import Moments
 from adamfx.engine.single_pass import configure
+from adamfx.interop.least_squares import least_squares
 from adamfx.masks import (
     Predicate,
     all_of,
@@ -465,6 +466,7 @@ __all__ = [
     "configure",
     "make_step",
     "fit",
+    "least_squares",
     "Fit",
     "History",
     "no_improvement",

@@ -245,9 +245,9 @@ def warmup_cosine_decay_schedule(
     exponent: Exact = 1.0,
 ):
     """From init to peak in warmup_steps, then a cosine to end; decay_steps counts the warm-up in."""
-    decay_steps = checks.steps(
-        "warmup_cosine_decay_schedule", "decay_steps", decay_steps, warmup_steps + 1
-    )
+    name = "warmup_cosine_decay_schedule"
+    warmup_steps = checks.steps(name, "warmup_steps", warmup_steps)
+    decay_steps = checks.steps(name, "decay_steps", decay_steps, warmup_steps + 1)
 
     def cosine(count):
         wave = _wave(count, decay_steps - warmup_steps) ** exponent

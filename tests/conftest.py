@@ -1,5 +1,6 @@
 """Every test runs under strict dtype and rank promotion, with warnings as errors."""
 
+import itertools
 import os
 import pathlib
 import signal
@@ -24,6 +25,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 settings.register_profile("adamfx", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("adamfx")
+
+
+_done = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    """A process that holds ten thousand compiled programs meets Linux's limit of memory maps, and aborts."""
+    yield
+    if next(_done) % 400 == 0:
+        jax.clear_caches()
 
 
 @pytest.fixture

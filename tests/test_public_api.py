@@ -94,7 +94,7 @@ def test_the_architecture_page_names_every_module():
 
 
 def test_the_package_needs_only_jax():
-    allowed = {"adamfx", "jax", "numpy", "optax", "tqdm", "__future__"}
+    allowed = {"adamfx", "jax", "numpy", "optax", "optimistix", "tqdm", "__future__"}
     import sys
 
     for module in ORDER:

@@ -51,10 +51,8 @@ def test_state_follows_the_parameters(name, axes, jitted):
                     continue  # the arrays that it is memory of are of another form
                 keys = [getattr(k, "key", None) for k in path]
                 leaf = next((k for k in keys if k in SPECS), None)
-                if leaf and x.shape == SHAPES[leaf]:
-                    allowed = [SPECS[leaf]]
-                else:
-                    allowed = layouts(x.shape, leaf)
+                own = leaf and x.shape == SHAPES[leaf]
+                allowed = [SPECS[leaf]] if own else layouts(x.shape, leaf)
                 lies = [
                     x.sharding.is_equivalent_to(NamedSharding(mesh, a), x.ndim) for a in allowed
                 ]
