@@ -172,7 +172,7 @@ SENTENCES |= {
     "zero_nans": fx.chain(fx.zero_nans(), LR),
     "normalize_over": fx.chain(fx.normalize_rows(), fx.normalize_columns(1e-8), LR),
     "orthogonalize": fx.chain(fx.orthogonalize("record", first="schatten"), LR),
-    "whiten": fx.chain(fx.whiten(0.9, 2, 1e-3), LR),
+    "whiten": fx.chain(fx.whiten(0.9, 2, 1e-2), LR),
     "graft": fx.chain(fx.graft(fx.orthogonalize(), MOMENTS), LR),
     "eigenbasis": fx.chain(fx.scale_by_moments(0.9, fx.eigenbasis(0.9, 2), where="hat"), LR),
     "kl_eigenbasis": fx.chain(

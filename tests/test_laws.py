@@ -156,6 +156,7 @@ def test_any_bracketing_is_the_same_value(names, cut):
 # ---- inside JAX ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every
 def test_compiled_equals_line_by_line(tx):
     compiled = run(tx, steps=3)
@@ -333,6 +334,7 @@ def has_eps(tx):
     return sum(name.endswith(".eps") for name in tx.hyperparams) == 1
 
 
+@pytest.mark.slow
 @every_with_numbers
 def test_derivatives_are_finite_at_zero_gradients(tx):
     """With respect to all hyperparameters, decays and eps among them."""

@@ -47,14 +47,7 @@ class Ray:
     """The loss along the update of a table."""
 
     def __init__(self, name: str, leaves: Any, step: Any, dtype: Any):
-        mine, own = len(leaves), leaves.layout.params
-        others = [p for p in own if trees.is_trained(p)]
-        if len(others) != mine:
-            raise ValueError(
-                f"{name}: it evaluates the loss, so it must see all parameters, and got {mine} of "
-                f"{len(others)}; leave it outside of partition and masked: "
-                "chain(partition(...), scale_by_zoom_linesearch(20))"
-            )
+        leaves.check_whole(name)
         self.leaves, self.loss, self.dtype = leaves, step.extra["value_fn"], dtype
         self.d = [u.astype(w) for u, w in zip(leaves.updates, leaves.wide(), strict=True)]
         self.start = self._of(0, step.extra["value"], leaves.gradients)

@@ -191,6 +191,16 @@ class Leaves:
         """A tree of a column, like the caller's, None for other leaves."""
         return self.layout.tree(column)
 
+    def check_whole(self, name: str) -> None:
+        """Raises ValueError in a part of the tree, for a block that evaluates the loss."""
+        mine, all_of_them = len(self), sum(map(trees.is_trained, self.layout.params))
+        if mine != all_of_them:
+            raise ValueError(
+                f"{name}: it evaluates the loss, so it must see all parameters, and got {mine} of "
+                f"{all_of_them}; leave it outside of partition and masked: {name}(partition(...)) or "
+                f"chain(partition(...), {name}(...))"
+            )
+
     def param_tree(self) -> Tree:
         """The parameters as a tree; frozen ones as they were given, those of other groups None."""
         mine = set(self.layout.rows)

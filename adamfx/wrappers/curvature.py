@@ -86,6 +86,7 @@ def with_hessian(
     tx = transformation
 
     def run(leaves, memory, step):
+        leaves.check_whole("with_hessian")
         params, value_fn = leaves.param_tree(), step.extra["value_fn"]
         like = [(p.shape, p.dtype) for p in leaves.params]
 

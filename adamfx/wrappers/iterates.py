@@ -248,7 +248,7 @@ def sam(transformation: Inner, rho: Dynamic = 0.05):
     `fit` and `make_step` pass. rho >= 0. Remembers `inner`.
     """
     checks.number("sam", "rho", rho, low=0)
-    return _at_the_worst(transformation, rho, lambda p: jnp.ones_like(p))
+    return _at_the_worst("sam", transformation, rho, jnp.ones_like)
 
 
 @block
@@ -259,11 +259,12 @@ def asam(transformation: Inner, rho: Dynamic = 0.5, eta: Dynamic = 0.01):
     """
     checks.number("asam", "rho", rho, low=0)
     checks.number("asam", "eta", eta, low=0)
-    return _at_the_worst(transformation, rho, lambda p: jnp.abs(p) + eta)
+    return _at_the_worst("asam", transformation, rho, lambda p: jnp.abs(p) + eta)
 
 
-def _at_the_worst(tx, rho, scale):
+def _at_the_worst(name, tx, rho, scale):
     def run(leaves, memory, step):
+        leaves.check_whole(name)
         wide = leaves.wide()
         p = [x.astype(d) for x, d in zip(leaves.params, wide, strict=True)]
         g = [x.astype(d) for x, d in zip(leaves.updates, wide, strict=True)]
