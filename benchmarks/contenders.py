@@ -18,7 +18,7 @@ OPTIMIZERS = ("adam", "momentum", "rmsprop", "adamw", CLIPPED, "lion", "lamb")
 
 
 class Case(NamedTuple):
-    """What to run. `library`: adamfx, optax, torch fused, torch foreach."""
+    """What to run. `library`: adamfx, optax, torch fused, torch foreach, pytorch_optimizer."""
 
     library: str
     optimizer: str = "adam"
@@ -27,15 +27,21 @@ class Case(NamedTuple):
     dtype: str = "float32"  # or bfloat16, or mixed: every second leaf bfloat16
     mode: str = "jit"  # jit, argument (the optimizer is one), eager (update only), scan
     dispatch: int = 100  # steps per dispatch for scan
+    columns: int = 0  # leaves are matrices of `size` rows, of random numbers
 
     @property
     def parameters(self) -> int:
-        return self.leaves * self.size
+        return self.leaves * self.size * max(self.columns, 1)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.size, self.columns) if self.columns else (self.size,)
 
     @property
     def tree(self) -> str:
         kind = "" if self.dtype == "float32" else f" {self.dtype}"
-        return f"{self.leaves:,} x {self.size:,}{kind}"
+        size = f"({self.size} x {self.columns})" if self.columns else f"{self.size:,}"
+        return f"{self.leaves:,} x {size}{kind}"
 
 
 def optimizer(case: Case) -> tuple[Any, Callable]:
@@ -52,6 +58,8 @@ def optimizer(case: Case) -> tuple[Any, Callable]:
         return make.chain(make.clip_by_global_norm(1.0), make.adamw(rate)), make.apply_updates
     if case.optimizer in WRAPPED:
         return WRAPPED[case.optimizer](make, case.library == "adamfx"), make.apply_updates
+    if not hasattr(make, case.optimizer):
+        return getattr(make.contrib, case.optimizer)(1e-3), make.apply_updates
     return getattr(make, case.optimizer)(1e-3), make.apply_updates
 
 
@@ -88,7 +96,14 @@ def trees(case: Case) -> tuple[dict, dict]:
     import jax.numpy as jnp
 
     kinds = dtypes(case)
-    params = {f"w{i}": jnp.full(case.size, 1.0, kind) for i, kind in enumerate(kinds)}
+    params = {f"w{i}": jnp.full(case.shape, 1.0, kind) for i, kind in enumerate(kinds)}
+    if case.columns:
+        rng = np.random.default_rng(
+            0
+        )  # of full rank: decompositions take longer than for constants
+        return params, {
+            n: jnp.asarray(rng.normal(size=case.shape), x) for n, x in zip(params, kinds)
+        }
     return params, {name: jnp.full_like(x, 0.1) for name, x in params.items()}
 
 
@@ -105,7 +120,7 @@ def step(case: Case) -> Callable:
 
 def contender(case: Case) -> Callable[[int], None]:
     """Runs so many steps; compiled and warm."""
-    if case.library.startswith("torch"):
+    if "torch" in case.library:
         return torch_contender(case)
     import jax
 
@@ -163,10 +178,10 @@ def torch_contender(case: Case) -> Callable[[int], None]:
     import torch
 
     kinds = [getattr(torch, kind) for kind in dtypes(case)]
-    params = [torch.ones(case.size, dtype=kind) for kind in kinds]
+    params = [torch.ones(case.shape, dtype=kind) for kind in kinds]
     for p in params:
-        p.grad = torch.full_like(p, 0.1)
-    how = {case.library.split()[1]: True}
+        p.grad = torch.randn_like(p) if case.columns else torch.full_like(p, 0.1)
+    how = dict.fromkeys(case.library.split()[1:], True)
     make: dict[str, Callable] = {
         "adam": functools.partial(torch.optim.Adam, lr=1e-3),
         "adamw": functools.partial(torch.optim.AdamW, lr=1e-3),
@@ -174,6 +189,10 @@ def torch_contender(case: Case) -> Callable[[int], None]:
         "momentum": functools.partial(torch.optim.SGD, lr=1e-3, momentum=0.9),
         "rmsprop": functools.partial(torch.optim.RMSprop, lr=1e-3),
     }
+    if case.library == "pytorch_optimizer":
+        import pytorch_optimizer
+
+        make["soap"] = functools.partial(pytorch_optimizer.SOAP, lr=1e-3)
     opt = make[case.optimizer](params, **how)
 
     def call(steps: int) -> None:

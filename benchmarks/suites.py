@@ -7,6 +7,7 @@ other side. A row without a bar is there to be seen.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -176,7 +177,7 @@ def single_pass(plan: Plan) -> Iterator[Row]:
     size = plan(32_000_000, 10_000)
     with Worker(single_pass=True) as ours, Worker() as default:
         limit = default.ask(ceiling, size)
-        peers = [("torch fused", 1.05), ("torch foreach", None)] if _has_torch() else []
+        peers = [("torch fused", 1.05), ("torch foreach", None)] if _has("torch") else []
         for name in ("adam", "adamw", "rmsprop", "lion", "momentum", CLIPPED, "lamb"):
             case = Case("adamfx", name, 1, size)
             entries = [
@@ -213,12 +214,34 @@ def single_pass(plan: Plan) -> Iterator[Row]:
             yield Row("single pass", what, moved, "bytes", bar=bar, met=met, note=note)
 
 
-def _has_torch() -> bool:
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return False
-    return True
+# ---- matrices ------------------------------------------------------------------------------------
+
+
+def matrices(plan: Plan) -> Iterator[Row]:
+    """Ten steps in one program of what multiplies and decomposes matrices; a new basis in one of them."""
+    shape = {"leaves": plan(24, 2), "size": plan(256, 8), "columns": plan(256, 8)}
+    case = Case("adamfx", "muon", mode="scan", dispatch=10, **shape)
+    peers = {"muon": ("optax", 0.8), "soap": ("pytorch_optimizer", 1.0)}
+    if not _has("pytorch_optimizer"):
+        peers.pop("soap")
+    with Worker() as worker:
+        for name, (library, bar) in peers.items():
+            ours = case._replace(optimizer=name)
+            pair = [
+                Entry(n, ours._replace(library=n), worker, copies=1) for n in ("adamfx", library)
+            ]
+            times = race(pair, plan(21, 2), plan.burst)
+            r, note = ratio(times["adamfx"], times[library]), _per_step(times["adamfx"])
+            yield _row("matrices", f"{name}, {ours.tree}, beside {library}", r, bar, note)
+        for name in plan(("normuon", "shampoo", "kl_soap", "kron", "scion"), ("normuon",)):
+            alone = case._replace(optimizer=name)
+            times = race([Entry("adamfx", alone, worker, copies=1)], plan(5, 2), plan.burst)
+            seconds = float(np.median(times["adamfx"]))
+            yield Row("matrices", f"{name}, {alone.tree}", seconds * 1e3, "ms")
+
+
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def _program(case: Case) -> tuple[Any, tuple]:
@@ -475,4 +498,5 @@ SUITES: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "tracing": tracing,
     "memory": memory,
     "accumulation": accumulation,
+    "matrices": matrices,
 }
