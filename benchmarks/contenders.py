@@ -102,7 +102,8 @@ def trees(case: Case) -> tuple[dict, dict]:
             0
         )  # of full rank: decompositions take longer than for constants
         return params, {
-            n: jnp.asarray(rng.normal(size=case.shape), x) for n, x in zip(params, kinds)
+            n: jnp.asarray(rng.normal(size=case.shape), x)
+            for n, x in zip(params, kinds, strict=False)
         }
     return params, {name: jnp.full_like(x, 0.1) for name, x in params.items()}
 

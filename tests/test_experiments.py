@@ -316,7 +316,7 @@ def call(tmp_path, *args):
 
 def test_list_names_every_experiment(capsys):
     assert program.main(["list"]) == 0
-    assert capsys.readouterr().out.count("\n") == len(program.EXPERIMENTS) == 17
+    assert capsys.readouterr().out.count("\n") == len(program.EXPERIMENTS) == 18
 
 
 def test_run_with_sentences_of_ones_own_and_plot_again(tmp_path, capsys):

@@ -11,11 +11,11 @@ from typing import Any
 import jax
 
 import adamfx as fx
-from adamfx.experiments import lessons, paper, results, runner
+from adamfx.experiments import families, lessons, paper, results, runner
 from adamfx.experiments.data import DataError
 from adamfx.training.interrupts import Interrupts
 
-EXPERIMENTS = {**lessons.EXPERIMENTS, **paper.EXPERIMENTS}
+EXPERIMENTS = {**lessons.EXPERIMENTS, **paper.EXPERIMENTS, **families.EXPERIMENTS}
 
 
 class _Stopped(Exception):

@@ -372,6 +372,26 @@ def docstrings(words: int = 10_000) -> Data:
     )
 
 
+def letters(length: int = 400_000) -> tuple[str, np.ndarray]:
+    """The docstrings of scikit-learn letter by letter: their name, and uint8 from 0, the space, to 26, z.
+
+    Args:
+      length: of the text at most, >= 1; whole documents are taken evenly over the package's files.
+
+    Raises DataError where scikit-learn is not installed.
+    """
+    with _collector_paused():
+        documents = list(_documents("sklearn").values())
+    share = min(1.0, length / sum(map(len, documents)))
+    taken = [documents[int(i / share)] for i in range(int(share * len(documents)))]
+    text = " ".join(taken)[:length]
+    found = np.frombuffer(text.encode("ascii", "ignore"), np.uint8)
+    found = np.where(found == ord(" "), 0, found - 96)
+    found = found[found <= 26].astype(np.uint8)
+    version = importlib.metadata.version("scikit-learn")
+    return f"{len(found):,} letters of the docstrings of scikit-learn {version}", found
+
+
 def vocabulary(texts: Iterable[str], words: int) -> list[str]:
     """The most frequent words, most frequent first, equally frequent ones in alphabetical order.
 

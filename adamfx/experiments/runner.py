@@ -51,6 +51,7 @@ class Study(NamedTuple):
     seeds: int = 1
     together: int = 64  # runs in one program; fewer need less memory
     float64: bool = False
+    evaluated: bool = False  # measured where the model is to be used, not at the last iterate
 
 
 class Options(NamedTuple):
@@ -93,12 +94,14 @@ class Experiment(NamedTuple):
 def with_values(tx: fx.GradientTransformation, point: Mapping[str, Any]) -> Any:
     """`tx` with these hyperparameters.
 
-    A rate that is a schedule keeps its shape: `learning_rate` then is the schedule's `init_value`.
+    A rate that is a schedule keeps its shape: `learning_rate` then is the schedule's `init_value`. Where
+    groups have rates of their own, all get this one.
     """
     known = tx.hyperparams
-    ends = [k for k in known if k.endswith(".learning_rate.init_value")]
-    names = {"learning_rate": ends[0]} if ends else {}
-    return tx.replace(**{names.get(name, name): x for name, x in point.items()})
+    scheduled = [k for k in known if k.endswith(".learning_rate.init_value")][:1]
+    rates = [k for k in known if k.endswith(".learning_rate")]
+    names = {"learning_rate": scheduled or rates or ["learning_rate"]}
+    return tx.replace(**{n: x for name, x in point.items() for n in names.get(name, [name])})
 
 
 def grid(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -159,13 +162,16 @@ def _program(study: Study) -> Callable:
         def step(carry, t):
             params, state = carry
             f_t = jax.value_and_grad(problem.loss)
-            value, grads = f_t(params, data, t, jax.random.fold_in(key, t + 1))
+            at = tx.gradient_at(state, params)
+            value, grads = f_t(at, data, t, jax.random.fold_in(key, t + 1))
             return tx.step(grads, state, params, value=value), value
 
         def measure(carry, start):
             carry, losses = jax.lax.scan(step, carry, start + jnp.arange(study.every))
             params, state = carry
-            return carry, {"loss": jnp.mean(losses), **problem.measure(params, state, data)}
+            at = tx.evaluate_at(state, params) if study.evaluated else params
+            found = problem.measure(at, state, data)
+            return carry, {"loss": jnp.mean(losses), **found}
 
         return jax.lax.scan(measure, (params, state), starts)
 
