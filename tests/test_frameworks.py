@@ -172,3 +172,50 @@ def test_optax_after_the_moments():
         jax.tree.leaves(u), jax.tree.leaves(theirs.update(p, theirs.init(p))[0]), strict=True
     ):
         np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+TARGETS = jnp.asarray([[1.0, -1.0, 0.5]])
+
+
+def falls_to_zero(loss, params):
+    """L-BFGS in three lines, on parameters of any kind."""
+    tx, step = fx.lbfgs(), jax.value_and_grad(loss)
+    state = tx.init(params)
+    for _ in range(15):
+        value, grad = step(params)
+        params, state = tx.step(grad, state, params, value=value, grad=grad, value_fn=loss)
+    assert loss(params) < 1e-8
+    return params
+
+
+def test_lbfgs_on_a_model_of_equinox():
+    model = eqx.nn.Linear(4, 3, key=jax.random.key(0))
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def loss(params):
+        return jnp.sum((jax.vmap(eqx.combine(params, static))(X) - TARGETS) ** 2)
+
+    falls_to_zero(loss, params)
+
+
+def test_lbfgs_on_a_model_of_nnx():
+    graph, params = nnx.split(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
+
+    def loss(params):
+        return jnp.sum((nnx.merge(graph, params)(X) - TARGETS) ** 2)
+
+    falls_to_zero(loss, params)
+
+
+def test_lbfgs_in_the_optimizer_of_nnx():
+    model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, fx.lbfgs(), wrt=nnx.Param)
+    graph, _ = nnx.split(model)
+
+    def of_state(params):
+        return jnp.sum((nnx.merge(graph, params)(X) - TARGETS) ** 2)
+
+    for _ in range(15):
+        value, grads = nnx.value_and_grad(lambda m: jnp.sum((m(X) - TARGETS) ** 2))(model)
+        optimizer.update(model, grads, value=value, grad=grads, value_fn=of_state)
+    assert jnp.sum((model(X) - TARGETS) ** 2) < 1e-8

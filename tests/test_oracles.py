@@ -9,6 +9,7 @@ import numpy as np
 import papers
 import papers_elementwise
 import pytest
+import table
 from conftest import enable_x64
 
 import adamfx as fx
@@ -216,6 +217,43 @@ def test_float32_stays_with_the_paper_for_1000_steps(name, as_argument):
         for eps in (1e-8, 0.3):
             worst = errors(name, jnp.float32, 1000, scale, eps, as_argument).max()
             assert worst <= LONG_SUMS.get(name, 2e-6), (scale, eps)
+
+
+# Where float32 is further from float64 than 5e-6 of the largest update, and why.
+CONDITION = {
+    "acprop": 5e-4,  # divides by |g_t-1 - m_t-1|, which is small for some number of some leaf
+    "muonh": 1e-4,  # a point of the sphere less the parameter, a hundred times as long
+    "adamh": 1e-4,  # likewise
+    "schedule_free_adamw": 2e-5,  # a point less the parameter
+}
+# jax.random draws other numbers in float64. Roots of singular matrices are lost, so Shampoo's eps is 1e-4.
+DRAWS = ("noisy_sgd", "kron", "apollo")
+NEAR = table.OPTIMIZERS | {"shampoo": fx.shampoo(0.01, every=2, block_size=2, eps=1e-4)}
+
+
+@pytest.mark.parametrize("name", [n for n in NEAR if n not in DRAWS])
+def test_float32_is_near_float64(name):
+    """The updates of 30 steps along one path of float32 parameters, of matrices, a vector and a scalar."""
+    tx = NEAR[name]
+    grads = jax.tree.map(lambda *g: np.stack(g), *[table.tree(seed=t + 1) for t in range(30)])
+    start = table.tree()
+
+    def point(carry, g):
+        p, s = carry
+        u, s = tx.update(g, s, p)
+        return (jax.tree.map(jnp.add, p, u), s), p
+
+    path = jax.jit(lambda g, p: jax.lax.scan(point, (p, tx.init(p)), g)[1])(grads, start)
+    path = jax.tree.map(np.asarray, path)
+    along = jax.jit(lambda g, q: all_steps(tx, tx.init(jax.tree.map(lambda x: x[0], q)), g, q))
+    got = along(grads, path)
+    with enable_x64():
+        wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (grads, path))
+        want = jax.tree.map(np.asarray, along(*wide))
+    for n, w in want.items():
+        assert w.dtype == np.float64
+        gap = np.max(np.abs(np.asarray(got[n], float) - w))
+        assert gap <= CONDITION.get(name, 5e-6) * np.max(np.abs(w)), n
 
 
 @pytest.mark.parametrize("b2", [0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999])
