@@ -156,3 +156,24 @@ def test_rounding_never_makes_the_variance_negative():
     )
     assert np.isfinite(u).all()
     assert (u > 50).all()  # 0.1 over a variance near 0 and eps 1e-3
+
+
+# ---- what is remembered --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tx", "floats"),
+    [
+        (fx.adafactor(0.01), 200 + 300),  # a mean of each row, of each column
+        (fx.sm3(0.01, momentum=None), 200 + 300),
+        (fx.adamini(0.01), 200 * 300 + 300),  # mu whole, one number for each output
+        (fx.came(0.01), 200 * 300 + 2 * (200 + 300)),
+        (fx.adamw(0.01), 2 * 200 * 300),
+        (fx.muon(0.01), 200 * 300),
+    ],
+    ids=["adafactor", "sm3", "adamini", "came", "adamw", "muon"],
+)
+def test_numbers_that_a_matrix_costs(tx, floats):
+    state = jax.eval_shape(tx.init, jax.ShapeDtypeStruct((200, 300), jnp.float32))
+    held = [x.size for x in jax.tree.leaves(state) if x.size > 20]
+    assert sum(held) == floats

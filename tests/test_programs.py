@@ -87,6 +87,15 @@ def test_a_norm_needs_neither_branch_nor_loop():
         assert word not in compiled
 
 
+def test_a_schedule_is_computed_once_for_all_leaves():
+    """Not in the loop of every leaf, where XLA would put what it takes for cheap."""
+    tx = fx.adam(fx.cosine_decay_schedule(1e-3, 100))
+    params = [jnp.ones(1000 + i) for i in range(8)]
+    step = jax.jit(tx.step)
+    compiled = step.lower(params, tx.init(params), params).compile().as_text()
+    assert compiled.count("cosine(") == 1
+
+
 # ---- the benchmark's own arithmetic --------------------------------------------------------------
 
 

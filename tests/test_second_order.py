@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import papers_iterates as pi
 import problems
 import pytest
@@ -94,7 +95,8 @@ BETTER = {
 }  # fmt: skip
 
 
-WORSE = {"logistic": 81}  # as many as SciPy's, 1.29 times optax's
+# As many as SciPy's, 1.29 times optax's: luck of one start, see test_lbfgs_beside_optax_from_many_starts.
+WORSE = {"logistic": 81}
 
 
 def test_there_are_twenty():
@@ -109,6 +111,40 @@ def test_lbfgs_on_classical_problems(x64, name):
         want, tolerance = problems.MINIMUM[name]
         assert abs(value - want) <= tolerance
     assert n <= WORSE.get(name, 1.2 * BETTER[name]), (n, BETTER[name])
+
+
+def evaluations(tx, library, get):
+    """The function that minimizes the logistic problem from a point, and counts."""
+    loss = problems.PROBLEMS["logistic"][0]
+    value_and_grad = library.value_and_grad_from_state(loss)
+
+    def body(carry):
+        x, state, value, grad, n = carry
+        u, state = tx.update(grad, state, x, value=value, grad=grad, value_fn=loss)
+        x = library.apply_updates(x, u)
+        n = n + jnp.asarray(get(state, "num_linesearch_steps"), jnp.int32)
+        return x, state, *value_and_grad(x, state=state), n
+
+    def more(carry):
+        return jnp.max(jnp.abs(carry[3])) > 1e-5
+
+    def solve(x):
+        value, grad = jax.value_and_grad(loss)(x)
+        return jax.lax.while_loop(more, body, (x, tx.init(x), value, grad, jnp.int32(1)))[4]
+
+    return jax.jit(solve)
+
+
+@pytest.mark.slow
+def test_lbfgs_beside_optax_from_many_starts(x64):
+    """Evaluations on the logistic problem: the ratio's median of 25 starts was 1.00, [.87, 1.14]."""
+    rng, x0 = np.random.default_rng(0), problems.PROBLEMS["logistic"][1]
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        ours = evaluations(fx.lbfgs(), fx, fx.get)
+        theirs = evaluations(optax.lbfgs(), optax, optax.tree.get)
+        starts = [x0 + 0.1 * rng.normal(size=x0.shape) for _ in range(25)]
+        ratios = [int(ours(x)) / int(theirs(x)) for x in starts]
+    assert np.median(ratios) <= 1.1
 
 
 @pytest.mark.slow

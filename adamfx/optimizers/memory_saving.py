@@ -54,11 +54,16 @@ def adafactor(
     )
 
 
-def sm3(learning_rate: Rate, momentum: Decay = 0.9, eps: Exact = 1e-8) -> GradientTransformation:
-    """AdaGrad that keeps the largest of each row and column. Anil et al. 2019, SM3-II."""
+def sm3(
+    learning_rate: Rate, momentum: Decay | None = 0.9, eps: Exact = 1e-8
+) -> GradientTransformation:
+    """AdaGrad that keeps the largest of each row and column. Anil et al. 2019, SM3-II.
+
+    momentum=None leaves out the average, which is as large as the parameter.
+    """
     return chain(
         scale_by_moments(None, total(storage=cover()), eps=eps, where="in"),
-        scale_by_moments(momentum, None),
+        unless_none(lambda b: scale_by_moments(b, None), momentum),
         scale_by_lr(learning_rate),
     )
 
