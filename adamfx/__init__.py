@@ -185,6 +185,7 @@ from adamfx.optimizers.memory_saving import (
     came,
     sm3,
 )
+from adamfx.optimizers.pages import page
 from adamfx.optimizers.parameter_free import (
     cocob,
     dadapt_adamw,
@@ -467,6 +468,7 @@ __all__ = [
     "make_step",
     "fit",
     "least_squares",
+    "page",
     "Fit",
     "History",
     "no_improvement",

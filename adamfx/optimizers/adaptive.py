@@ -23,6 +23,9 @@ def adagrad(
 
     eps is under the root, as in optax and Keras. torch starts at 0 and adds 1e-10 outside:
     `chain(scale_by_moments(None, total(), eps=1e-10), scale_by_lr(lr))`.
+
+    Args:
+      initial_accumulator_value: >= 0, where v starts.
     """
     return chain(
         scale_by_moments(None, total(initial_accumulator_value), eps=eps, where="in"),
@@ -47,6 +50,13 @@ def rmsprop(
     decay 0.99, eps outside, the learning rate last:
     `chain(scale_by_moments(None, 0.99), scale_by_moments(trace(momentum), None), scale_by_lr(lr))`,
     with `scale_by_moments(0.99, 0.99), center()` when centered.
+
+    Args:
+      decay: of v, in [0, 1), or a schedule.
+      initial_scale: >= 0, where v starts.
+      eps_in_sqrt: whether eps stands under the root.
+      centered: divides by the deviation: the average of the gradient, squared, is taken off v.
+      bias_correction: whether v is corrected.
     """
     where = "in" if eps_in_sqrt else "out"
     return chain(
@@ -215,6 +225,10 @@ def amsgrad(
     The maximum is of the corrected moment, as in optax. torch takes it before the correction: swap
     the two words, `chain(scale_by_moments(b1, b2), running_max(), bias_correct(), scale_by_lr(lr))`.
     The paper corrects nothing: bias_correction_mu = bias_correction_nu = False.
+
+    Args:
+      bias_correction_mu: whether the first moment is corrected.
+      bias_correction_nu: whether the second one is, before its maximum is taken.
     """
     side = None if bias_correction_mu else "second"
     side = side if bias_correction_nu else "first"
@@ -240,6 +254,9 @@ def radam(
 
     eps is added after the correction, as in optax. torch adds it before:
     `chain(scale_by_moments(b1, b2, where="hat"), bias_correct(), rectify(), scale_by_lr(lr))`.
+
+    Args:
+      threshold: > 4: where rho_t, the length of the average, is below, the step is not divided.
     """
     return chain(
         scale_by_moments(b1, b2, eps=eps, eps_root=eps_root),

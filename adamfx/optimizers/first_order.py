@@ -30,6 +30,9 @@ def sgd(
     The learning rate is outside the buffer, as in optax and torch. Inside it (Keras):
     `chain(scale_by_lr(lr), scale_by_moments(trace(momentum), None))`. torch's dampening:
     `chain(scale_by_moments(trace(momentum, dampening, first_whole=True), None), scale_by_lr(lr))`.
+
+    Args:
+      accumulator_dtype: of the momentum; None: as the parameter, float32 at least.
     """
     if momentum is None:
         return scale_by_lr(learning_rate)
@@ -102,7 +105,11 @@ def optimistic_gradient_descent(
 
 
 def qhm(learning_rate: Rate, beta: Decay = 0.999, nu: Exact = 0.7) -> GradientTransformation:
-    """A part nu of the averaged gradient, the rest of the gradient itself. Ma & Yarats 2019, QHM."""
+    """A part nu of the averaged gradient, the rest of the gradient itself. Ma & Yarats 2019, QHM.
+
+    Args:
+      nu: the share of the momentum in the step, the rest is the gradient's; in [0, 1].
+    """
     return chain(scale_by_moments(beta, None), quasi_hyperbolic(nu), scale_by_lr(learning_rate))
 
 

@@ -53,6 +53,9 @@ def lars(
     """Momentum with a trust ratio per leaf, the learning rate inside the buffer. You et al. 2017.
 
     The norm is of g + weight_decay p, as in optax; the paper adds the two norms.
+
+    Args:
+      trust_ratio_mask: a tree of bools, or a predicate: which leaves have a trust ratio.
     """
     return chain(
         add_decayed_weights(weight_decay, weight_decay_mask),

@@ -89,6 +89,10 @@ def muon(
     corrected average with Dozat's look-ahead, up to 5 % apart from the others in the first steps. The scale
     is sqrt(max(1, outputs / inputs)), or consistent_rms sqrt(max(inputs, outputs)): 0.2 in Moonlight and
     Keras, where rates of AdamW carry over. eps is added to the norm: 1e-7 with Jordan, 1e-8 in optax.
+
+    Args:
+      form: "jordan", "moonlight" or "optax".
+      consistent_rms: the factor of sqrt(max(inputs, outputs)); None: sqrt(max(1, outputs / inputs)).
     """
     by_shape = unless_none(lambda c: scale_by_shape("max", c), consistent_rms)
     direction = chain(
@@ -171,6 +175,11 @@ def scion(
 
     Pethick et al. 2025, algorithm 2; weight_decay=0 is the unconstrained form. `last` names the layer that
     takes signs over its inputs (None: no leaf). Vectors step by lr times their direction over its rms.
+
+    Args:
+      radius: the factor of the hidden matrices' steps.
+      last: which leaves are the last layer, by a predicate; None: none.
+      last_radius: the factor of the last layer's steps.
     """
     after = (add_decayed_weights(weight_decay), scale_by_lr(learning_rate))
     average = scale_by_moments(beta, None)
@@ -199,6 +208,9 @@ def shampoo(
     """L^(-1/4) m R^(-1/4), with the size of another sentence's update. Gupta et al. 2018; Anil et al. 2020.
 
     Both axes are cut into blocks. `magnitude` grafts its size; None: Adam's. identity() is none.
+
+    Args:
+      block_size: the longest side of a block.
     """
     moments = scale_by_moments(b1, kronecker(b2, every, eps), eps=0.0)
     whitened = view(chain(moments, bias_correct()), in_blocks(block_size))
@@ -312,6 +324,9 @@ def galore(
     """Adam of the gradient's leading singular vectors. Zhao et al. 2024, algorithm 2.
 
     The shorter side is projected, as by the authors; optax projects the larger one away.
+
+    Args:
+      scale: the factor of the update.
     """
     moments = chain(scale_by_moments(b1, b2, eps=eps, where="hat"), bias_correct())
     direction = chain(

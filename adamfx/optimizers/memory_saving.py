@@ -40,6 +40,16 @@ def adafactor(
     The two largest axes are factored, and only where both have min_dim_size_to_factor; torch and Keras take
     the last two of any size (Keras keeps all of v besides), and cap the rate at 1 / sqrt(t). The weight decay
     is not multiplied by the learning rate, as in optax.
+
+    Args:
+      learning_rate: a number or a schedule; None: the step has the size that the parameter's RMS gives.
+      min_dim_size_to_factor: the two longest axes are factored where both are this long.
+      decay_rate: c > 0: the average of step t has the gain t^-c.
+      decay_offset: steps that t is behind.
+      multiply_by_parameter_scale: each leaf's step is multiplied by its parameter's RMS.
+      clipping_threshold: > 0, the largest RMS of a leaf's update; None: no clip.
+      weight_decay_rate: >= 0, or a schedule, not multiplied by the learning rate; None: none.
+      factored: False: v is kept whole.
     """
     kept = rows_and_columns(min_dim_size_to_factor) if factored else None
     squares = mean(decay_rate, decay_offset, of=plus_eps("square", eps), storage=kept)
@@ -102,6 +112,9 @@ def came(
     """Adafactor, divided by how far its updates stray from their average. Luo et al. 2023, algorithm 2.
 
     Vectors keep v whole, and take the average as it is.
+
+    Args:
+      b3: the decay of the squared deviation, in [0, 1), or a schedule.
     """
     kept = rows_and_columns(1)
     squares, strays = plus_eps("square", eps[0]), plus_eps("deviation", eps[1])

@@ -152,5 +152,8 @@ def polyak_sgd(
     """SGD with Polyak's step size; needs `value=`, the loss. Loizou et al. 2021.
 
     scaling multiplies the step, as optax says; its code squares it into the norm too.
+
+    Args:
+      scaling: the factor of the step, a number or a schedule.
     """
     return chain(scale_by_polyak(max_learning_rate, f_min, eps, variant), scale_by_lr(scaling))

@@ -116,6 +116,9 @@ def adopt(
 
     The first step only fills the second moment. The clip at t^(1/4) is the authors' later form; without it,
     use_clipping=False, their algorithm 1.
+
+    Args:
+      use_clipping: False: no clip, and the first moment starts at the second step.
     """
     return chain(
         scale_by_moments(None, ema(b2, first_whole=True), eps=eps, where="floor", lag="second"),
@@ -259,6 +262,10 @@ def sophia(
     The estimate comes from `value_fn=` every update_interval steps; with estimator=None pass `hessian=`, a
     tree like the parameters. The step divides by the newest average, as in the paper; optax by the one
     before.
+
+    Args:
+      clip_threshold: the largest number of the step before the rate, > 0.
+      gamma: the factor of the Hessian.
     """
     curvature = seldom(b2, update_interval, of=given("hessian", 1, gamma))
     direction = chain(
@@ -307,6 +314,10 @@ def adam_atan2(
     """Adam without eps: a atan2(m_hat, b sqrt(v_hat)). Everett et al. 2024.
 
     a = 1.27 = 4 / pi, b = 1 is common: then |m| = sqrt(v) moves as in Adam.
+
+    Args:
+      a: the factor of the arctangent.
+      b: the factor of the root within it.
     """
     return chain(
         scale_by_moments(b1, b2, eps=0.0),
