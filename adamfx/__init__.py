@@ -185,7 +185,6 @@ from adamfx.optimizers.memory_saving import (
     came,
     sm3,
 )
-from adamfx.optimizers.pages import page
 from adamfx.optimizers.parameter_free import (
     cocob,
     dadapt_adamw,
@@ -213,6 +212,7 @@ from adamfx.optimizers.refined import (
     stable_adamw,
 )
 from adamfx.optimizers.second_order import armijo_sgd, lbfgs, nonlinear_cg
+from adamfx.pages import page
 from adamfx.reading import SentenceError, read
 from adamfx.schedules import (
     Schedule,

@@ -8,21 +8,20 @@ import pytest
 from table import tree
 
 import adamfx as fx
-from adamfx.optimizers import pages
+from adamfx import pages
 
 OPTIMIZERS = {
     n: f
     for n, f in vars(fx).items()
     if inspect.isfunction(f) and f.__module__.startswith("adamfx.optimizers.")
 }
-for other in ("page", "on_matrices"):
-    OPTIMIZERS.pop(other)
+OPTIMIZERS.pop("on_matrices")
 every = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
 @every
 def test_every_argument_has_a_meaning(name):
-    found = pages.meanings(OPTIMIZERS[name])
+    found = pages._meanings(OPTIMIZERS[name])
     assert list(found) == list(inspect.signature(OPTIMIZERS[name]).parameters)
     assert all(found.values()), found
 
@@ -58,7 +57,7 @@ def test_the_example_runs(name):
 
 
 def test_meanings_come_from_the_blocks():
-    of = pages.meanings(fx.adamw)
+    of = pages._meanings(fx.adamw)
     assert of["eps_root"] == ">= 0, added under the root."
     assert of["b1"] == of["b2"]
     assert "eigenvectors" not in fx.page(fx.adam)

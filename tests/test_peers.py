@@ -319,7 +319,7 @@ MODULES = ("adamfx.optimizers.", "adamfx.schedules")
 FUNCTIONS = {
     n for n, f in vars(fx).items() if inspect.isfunction(f) and f.__module__.startswith(MODULES)
 }
-FUNCTIONS -= {"page", "on_matrices"}
+FUNCTIONS -= {"on_matrices"}
 WITH_PEER = sorted(FUNCTIONS & OPTAX.keys())
 # Compared elsewhere: they need a loss, or optax's differs by a known fault (docs/optimizers.md).
 ELSEWHERE = {

@@ -54,7 +54,7 @@ COMMON = {
 ENTRY = re.compile(r"^ {2}([\w*]+(?:, [\w*]+)*): (.*)$")
 
 
-def arguments(doc: str | None) -> dict[str, str]:
+def _arguments(doc: str | None) -> dict[str, str]:
     """{name: meaning} of the Args of a docstring."""
     lines = inspect.cleandoc(doc or "").splitlines()
     found: dict[str, str] = {}
@@ -71,18 +71,18 @@ def arguments(doc: str | None) -> dict[str, str]:
     return found
 
 
-def blocks(part: Any) -> Iterator[Any]:
+def _blocks(part: Any) -> Iterator[Any]:
     """The constructors in a form, from the outside in."""
     if isinstance(part, Form):
         yield part.constructor
         for _, argument in part.arguments:
-            yield from blocks(argument)
+            yield from _blocks(argument)
     elif isinstance(part, Container):
         for item in part.items:
-            yield from blocks(item)
+            yield from _blocks(item)
 
 
-def example(function: Callable) -> str:
+def _example(function: Callable) -> str:
     """A call of the optimizer, with what has no default."""
     required = [
         n
@@ -92,14 +92,14 @@ def example(function: Callable) -> str:
     return f"{function.__name__}({', '.join(repr(EXAMPLE[n]) for n in required)})"
 
 
-def meanings(function: Callable) -> dict[str, str]:
+def _meanings(function: Callable) -> dict[str, str]:
     """{argument: meaning}, from its own docstring, else from the first block that has it."""
-    tx = eval(example(function), {function.__name__: function})
-    own, rest = arguments(function.__doc__), list(blocks(tx.form))
+    tx = eval(_example(function), {function.__name__: function})
+    own, rest = _arguments(function.__doc__), list(_blocks(tx.form))
     found = {}
     for name in inspect.signature(function).parameters:
         of_blocks = RENAMED.get(name, name)
-        known = [own.get(name)] + [arguments(c.function.__doc__).get(of_blocks) for c in rest]
+        known = [own.get(name)] + [_arguments(c.function.__doc__).get(of_blocks) for c in rest]
         found[name] = next(filter(None, known), COMMON.get(name, ""))
     return found
 
@@ -117,11 +117,11 @@ def page(function: Callable) -> str:
             "wrappers help(...) says all"
         )
     text = inspect.cleandoc(function.__doc__ or "").split("\n\nArgs:")[0]
-    call = example(function)
+    call = _example(function)
     tx = eval(call, {function.__name__: function})
     entries = [
         textwrap.fill(f"{n}: {m}", 110, initial_indent="  ", subsequent_indent="    ")
-        for n, m in meanings(function).items()
+        for n, m in _meanings(function).items()
     ]
     step = "tx.update(grads, state, params" + (
         ", value=value, grad=grads, value_fn=loss)" if tx.reads("value_fn") else ")"
