@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import adamfx as fx
 from adamfx.wrappers.monitor import METRICS
@@ -203,6 +204,40 @@ SENTENCES |= {
 }
 
 TABLE = OPTIMIZERS | SENTENCES
+
+# Rows whose blocks no quicker row has; the rest of the optimizers is in the slow group of the laws.
+QUICK = {
+    *(
+        "sgd nesterov",
+        "adadelta",
+        "rmsprop with all",
+        "adam nesterov",
+        "adamw",
+        "amsgrad",
+        "radam",
+        "lion",
+    ),
+    *(
+        "lamb",
+        "novograd",
+        "adan",
+        "adopt",
+        "optimistic_adam",
+        "adafactor",
+        "sm3",
+        "rprop",
+        "aggmo",
+        "muon",
+    ),
+    *("soap", "prodigy", "dog", "cocob", "schedule_free_adamw"),
+    *SENTENCES,
+} - {"kron", "kl_eigenbasis", "in_blocks(muon)", "stacked(lamb)", "all metrics"}
+
+
+def rows(table):
+    """The table as parameters of a test: (ids and values, with marks)."""
+    slow = pytest.mark.slow
+    return [pytest.param(tx, id=n, marks=() if n in QUICK else slow) for n, tx in table.items()]
 
 
 def tree(dtype=np.float32, seed=0, scale=1.0):

@@ -14,13 +14,13 @@ import pytest
 from conftest import enable_x64
 from hypothesis import given
 from hypothesis import strategies as st
-from table import OPTIMIZERS, TABLE, run, signature, tree
+from table import OPTIMIZERS, TABLE, rows, run, signature, tree
 
 import adamfx as fx
 
-every = pytest.mark.parametrize("tx", TABLE.values(), ids=TABLE)
+every = pytest.mark.parametrize("tx", rows(TABLE))
 WITH_NUMBERS = {name: tx for name, tx in TABLE.items() if jax.tree.leaves(tx)}
-every_with_numbers = pytest.mark.parametrize("tx", WITH_NUMBERS.values(), ids=WITH_NUMBERS)
+every_with_numbers = pytest.mark.parametrize("tx", rows(WITH_NUMBERS))
 
 
 def leaves_scaled(tx, factor):

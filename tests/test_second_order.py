@@ -255,3 +255,40 @@ def test_the_loss_function_is_missing():
     tx = fx.lbfgs()
     with pytest.raises(ValueError, match="value"):
         tx.update(START, tx.init(START), START)
+
+
+@pytest.mark.parametrize("curv_rtol", [0.9, 0.1])
+@pytest.mark.parametrize("name", ["rosenbrock_2", "himmelblau", "wood", "beale"])
+def test_every_step_meets_the_wolfe_conditions(x64, name, curv_rtol):
+    """Nocedal & Wright 2006, eq. 3.7, with the numbers of this file alone."""
+    loss, x, _ = problems.PROBLEMS[name]
+    search = fx.scale_by_zoom_linesearch(40, curv_rtol=curv_rtol, tol=0.0)
+    tx = fx.chain(fx.scale_by_lbfgs(), fx.scale(-1.0), search)
+    state = tx.init(x)
+    of = jax.jit(jax.value_and_grad(loss))
+    step = jax.jit(lambda g, s, x, f: tx.update(g, s, x, value=f, grad=g, value_fn=loss))
+    f, g = of(x)
+    for _ in range(12):
+        if np.max(np.abs(g)) < 1e-4:
+            break
+        u, state = step(g, state, x, f)
+        x = x + u
+        f_new, g_new = of(x)
+        slope = float(np.dot(u, g))
+        assert slope < 0
+        assert f_new <= f + 1e-4 * slope
+        assert abs(np.dot(u, g_new)) <= curv_rtol * abs(slope) * (1 + 1e-12)
+        f, g = f_new, g_new
+
+
+def test_backtracking_meets_the_condition_of_armijo(x64):
+    loss, x, _ = problems.PROBLEMS["himmelblau"]
+    search = fx.scale_by_backtracking_linesearch(40, slope_rtol=0.3, max_learning_rate=64.0)
+    tx = fx.chain(fx.scale(-1.0), search)
+    state, of = tx.init(x), jax.jit(jax.value_and_grad(loss))
+    for _ in range(10):
+        f, g = of(x)
+        u, state = tx.update(g, state, x, value=f, grad=g, value_fn=loss)
+        assert loss(x + u) <= f + 0.3 * np.dot(u, g)
+        assert loss(x + u / 0.8) > f + 0.3 * np.dot(u / 0.8, g)  # the longest of its lengths
+        x = x + u
