@@ -302,8 +302,8 @@ The schedule counts from one | schedules.py
   test_blocks.py::test_schedules_stand_wherever_a_number_can
 
 A half sine | schedules.py
-- wave = 0.5 * (1 + jnp.cos(jnp.pi * _fraction(count, decay_steps)))
-+ wave = 0.5 * (1 + jnp.sin(jnp.pi * _fraction(count, decay_steps)))
+- return 0.5 * (1 + jnp.cos(jnp.pi * _fraction(count, steps)))
++ return 0.5 * (1 + jnp.sin(jnp.pi * _fraction(count, steps)))
   test_blocks.py::test_a_cosine_ends_at_alpha
 
 A carried moment is not that of the peer | interop/carry.py
@@ -322,8 +322,8 @@ Memory along axes of its parameter is in one piece | engine/placement.py
   test_transformation.py::test_factors_lie_as_the_axes_of_their_parameter
 
 The sum of what leaves add is that of the first | engine/stretch.py
-- functools.reduce(jax.lax.add, [p[n].astype(block.dtype) for p in parts])
-+ functools.reduce(lambda a, b: a, [p[n].astype(block.dtype) for p in parts])
+- functools.reduce(jax.lax.add, [p[n].astype(block.wide) for p in parts])
++ functools.reduce(lambda a, b: a, [p[n].astype(block.wide) for p in parts])
   test_transformation.py::test_dog_sums_over_all_leaves
 
 The gradient is asked for at the parameters | engine/sentence.py
@@ -427,8 +427,8 @@ Prodigy steps with the new distance | blocks/adaptation.py
   test_parameter_free.py::test_equals_its_paper[prodigy, safeguard]
 
 D-Adaptation takes the new second moment | blocks/adaptation.py
-- gain = _inner(g, safe_divide(old.s, jnp.sqrt(old.nu) + eps))
-+ gain = _inner(g, safe_divide(old.s, jnp.sqrt(_average(old.nu, square(g), b2)) + eps))
+- gain = _inner(g, safe_divide(old.s, safe_root(old.nu) + eps))
++ gain = _inner(g, safe_divide(old.s, safe_root(_average(old.nu, square(g), b2)) + eps))
   test_parameter_free.py::test_equals_its_paper[dadapt_adamw]
 
 A reward may be negative | blocks/coin.py
