@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
-from adamfx.engine.control import only_if
 from adamfx.engine.norms import norm_over
 from adamfx.engine.placement import along
 from adamfx.engine.record import safe_divide, safe_root
@@ -87,17 +86,12 @@ def scale_by_apollo(
         memory, (count, correction) = here.memory, here.shared
         is_left = g.shape[-2] <= g.shape[-1]
 
-        def draw(P, key):
-            width = np.sqrt(P.shape[-1]).astype(P.real.dtype)
-            return (
-                jax.random.normal(
-                    jax.random.wrap_key_data(key, impl="threefry2x32"), P.shape, P.dtype
-                )
-                / width
-            )
-
-        key = jax.random.key_data(here.key)
-        P = only_if(count % every == 0, draw, memory.projection, key)
+        # Drawn in every step: XLA of JAX 0.7 fails on the CPU where it draws sharded numbers in a loop.
+        old = memory.projection
+        width = np.sqrt(old.shape[-1]).astype(old.real.dtype)
+        P = jnp.where(
+            count % every == 0, jax.random.normal(here.key, old.shape, old.dtype) / width, old
+        )
         R = jnp.swapaxes(P, -1, -2) @ g if is_left else g @ P
         m = memory.mu + (1 - b1) * (R - memory.mu)
         v = memory.nu + (1 - b2) * (square(R) - memory.nu)
