@@ -13,7 +13,7 @@ EXTRA ?=
 ARGS ?=
 BIN := $(VENV)/bin
 CONSTRAINTS ?=
-PYTEST := $(BIN)/python -m pytest -n 2
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 .PHONY: demo experiments notebooks bench test test-fast check format clean
 

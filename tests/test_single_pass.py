@@ -52,10 +52,10 @@ def child(setting, out):
     fx.configure(single_pass=setting == "on")
     jax.config.update("jax_enable_x64", True)
     assert single_pass.is_on() == (setting == "on")
-    from table import OPTIMIZERS, SENTENCES  # they run on JAX
+    from table import QUICK, TABLE  # they run on JAX
 
     found = {}
-    for name, tx in {**OPTIMIZERS, **SENTENCES, "clipped": CLIPPED}.items():
+    for name, tx in {**{n: TABLE[n] for n in TABLE if n in QUICK}, "clipped": CLIPPED}.items():
         for form, step in (("step", tx.step), ("two calls", jax.jit(two_calls(tx)))):
             for i, x in enumerate(walk(tx, step, jnp.float64)):
                 found[f"{name}|{form}|{i}"] = x
@@ -80,6 +80,9 @@ if __name__ == "__main__":
     sys.exit()
 
 
+one_worker = pytest.mark.xdist_group("single_pass")  # the two processes take minutes
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     """What the processes with the setting on and off found: numbers, bytes."""
@@ -99,6 +102,7 @@ def ran(tmp_path_factory):
     return found
 
 
+@one_worker
 @pytest.mark.slow
 def test_the_same_numbers(ran):
     on, off = ran["on"][0], ran["off"][0]
@@ -108,6 +112,7 @@ def test_the_same_numbers(ran):
         np.testing.assert_allclose(on[name], off[name], rtol=1e-12, atol=1e-14, err_msg=name)
 
 
+@one_worker
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["step", "two calls"])
 @pytest.mark.parametrize("name", BYTES)
@@ -117,6 +122,7 @@ def test_memory_is_crossed_once(ran, name, form):
     assert ran["off"][1][f"{name}|{form}"] > limit + 3  # else the switch would be for nothing
 
 
+@one_worker
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["step", "two calls"])
 def test_memory_is_crossed_once_after_a_norm(ran, form):
