@@ -27,7 +27,7 @@ FAMILIES = {
     "DoG": fx.dog(1.0),
 }
 
-QUICK = ("Momentum", "AdamW", "Muon", "Schedule-free")  # the others take long to compile
+QUICK = ("AdamW", "Muon")  # the others take long to compile
 
 
 def families(options: Options) -> tuple[str, list[Study]]:
