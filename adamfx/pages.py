@@ -1,4 +1,4 @@
-"""What `help` shows of an optimizer: its recursion, the meaning of each argument, its sentence, an example.
+"""What `page` says of an optimizer: its recursion, the meaning of each argument, its sentence, an example.
 
 The meaning of an argument is that of the block which it is handed to, written there and nowhere else.
 """

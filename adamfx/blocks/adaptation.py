@@ -137,7 +137,8 @@ def scale_by_dadapt_adamw(
 
     def rate(step):
         correction, logs = adam_correction(b1, b2, step.count, step.memory)
-        return step.memory.estim_lr * value_at(learning_rate, step.count) * correction, logs
+        d = step.memory.estim_lr
+        return d * jnp.asarray(value_at(learning_rate, step.count), d.dtype) * correction, logs
 
     def sums(g, here):
         lam, old = rate(here.shared)[0], here.memory

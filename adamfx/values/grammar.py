@@ -55,9 +55,8 @@ class Static:
     def __init__(self, value: Any):
         self.value, self.key = _snapshot(value), _key(value)
 
-    def __reduce__(
-        self,
-    ):  # the key holds types that pickle does not know, such as that of functions
+    def __reduce__(self):
+        # The key holds types that pickle does not know, such as that of functions.
         return Static, (self.value,)
 
     def __eq__(self, other: object) -> bool:
