@@ -253,6 +253,21 @@ def test_state_keeps_its_type(tx):
                 assert u.dtype == g_dtype
 
 
+@pytest.mark.parametrize(
+    "make",
+    [fx.adam, fx.madgrad, fx.prodigy, fx.dadapt_adamw, fx.schedule_free_adamw, fx.hyperball]
+    + [fx.add_noise, fx.clip_by_global_norm, fx.adopt],
+)
+def test_a_schedule_of_float32_where_jax_has_64_bits(make, x64):
+    """As an argument, whose numbers are arrays: nothing mixes dtypes, and the state keeps its own."""
+    tx = make(fx.cosine_decay_schedule(0.01, 10))
+    p = jax.ShapeDtypeStruct((2, 2), jnp.float32)
+    s = jax.eval_shape(tx.init, p)
+    u, after = jax.eval_shape(lambda tx, g, s, p: tx.update(g, s, p), tx, p, s, p)
+    assert signature(after) == signature(s)
+    assert u.dtype == jnp.float32
+
+
 def reads_params(tx):
     return tx.reads("params") or any(
         word in repr(tx) for word in ("lookahead", "monitor", "outer_step")
