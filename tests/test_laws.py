@@ -255,8 +255,10 @@ def test_state_keeps_its_type(tx):
 
 @pytest.mark.parametrize(
     "make",
-    [fx.adam, fx.madgrad, fx.prodigy, fx.dadapt_adamw, fx.schedule_free_adamw, fx.hyperball]
-    + [fx.add_noise, fx.clip_by_global_norm, fx.adopt],
+    [
+        *(fx.adam, fx.madgrad, fx.prodigy, fx.dadapt_adamw, fx.schedule_free_adamw, fx.hyperball),
+        *(fx.add_noise, fx.clip_by_global_norm, fx.adopt),
+    ],
 )
 def test_a_schedule_of_float32_where_jax_has_64_bits(make, x64):
     """As an argument, whose numbers are arrays: nothing mixes dtypes, and the state keeps its own."""
