@@ -82,24 +82,23 @@ def _blocks(part: Any) -> Iterator[Any]:
             yield from _blocks(item)
 
 
-def _example(function: Callable) -> str:
-    """A call of the optimizer, with what has no default."""
-    required = [
-        n
+def _example(function: Callable) -> dict[str, Any]:
+    """What a call of the optimizer needs: the arguments without a default."""
+    return {
+        n: EXAMPLE[n]
         for n, p in inspect.signature(function).parameters.items()
         if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    ]
-    return f"{function.__name__}({', '.join(repr(EXAMPLE[n]) for n in required)})"
+    }
 
 
 def _meanings(function: Callable) -> dict[str, str]:
     """{argument: meaning}, from its own docstring, else from the first block that has it."""
-    tx = eval(_example(function), {function.__name__: function})
-    own, rest = _arguments(function.__doc__), list(_blocks(tx.form))
+    own = _arguments(function.__doc__)
+    blocks = list(_blocks(function(**_example(function)).form))
     found = {}
     for name in inspect.signature(function).parameters:
         of_blocks = RENAMED.get(name, name)
-        known = [own.get(name)] + [_arguments(c.function.__doc__).get(of_blocks) for c in rest]
+        known = [own.get(name)] + [_arguments(c.function.__doc__).get(of_blocks) for c in blocks]
         found[name] = next(filter(None, known), COMMON.get(name, ""))
     return found
 
@@ -117,8 +116,9 @@ def page(function: Callable) -> str:
             "wrappers help(...) says all"
         )
     text = inspect.cleandoc(function.__doc__ or "").split("\n\nArgs:")[0]
-    call = _example(function)
-    tx = eval(call, {function.__name__: function})
+    example = _example(function)
+    tx = function(**example)
+    call = f"{function.__name__}({', '.join(map(repr, example.values()))})"
     entries = [
         textwrap.fill(f"{n}: {m}", 110, initial_indent="  ", subsequent_indent="    ")
         for n, m in _meanings(function).items()
