@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -78,7 +79,8 @@ def figure(rows: list[Row], where: str) -> Any:
     shown = [row for row in rows if row.unit == "x" and row.low is not None]
     fig = Figure(figsize=(10, 1.8 + 0.23 * len(shown)), layout="constrained")
     ax = fig.subplots()
-    marks = dict(zip(dict.fromkeys(row.suite for row in shown), "osD^vPX*", strict=False))
+    suites = dict.fromkeys(row.suite for row in shown)
+    marks = dict(zip(suites, itertools.cycle("osD^vPX*p"), strict=False))
     for y, row in enumerate(shown):
         ax.plot([row.low, row.high], [y, y], color="black", linewidth=1)
         met = row.met is not False
