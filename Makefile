@@ -35,7 +35,7 @@ test: $(VENV)/.test
 	$(PYTEST)
 
 test-fast: $(VENV)/.test
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" $(ARGS)
 
 check: $(VENV)/.check
 	$(BIN)/ruff format --check .
