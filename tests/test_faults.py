@@ -154,11 +154,8 @@ def sentences():
 SENTENCES = sentences()
 
 # What changes nothing in any sentence, and why.
-NO_SECOND = (
-    "eps",
-    "eps_root",
-    "power",
-)  # of scale_by_moments, where no second moment is divided by
+# Of scale_by_moments, where no second moment is divided by.
+NO_SECOND = ("eps", "eps_root", "power")
 NEUTRAL = {
     "without add_decayed_weights()",  # by its default of 0
     "without add_decayed_weights(mask=True)",
@@ -221,7 +218,7 @@ def neutral(tx, fault):
     if argument == "initial" and tx.hyperparams.get(f"{of}.first_whole"):
         return True  # the first gradient takes its place
     if argument == "first_whole":  # what a trace takes in is whole, where nothing dampens it
-        return not tx.hyperparams.get(f"{of}.dampening")
+        return tx.hyperparams.get(f"{of}.dampening") == 0
     return fault in NEUTRAL
 
 
