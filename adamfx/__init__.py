@@ -245,14 +245,12 @@ from adamfx.training.history import History, no_improvement
 from adamfx.training.step import make_step
 from adamfx.transformation import (
     GradientTransformation,
-    apply_updates,
     block,
     identity,
-    incremental_update,
     leafwise,
-    periodic_update,
     treewise,
 )
+from adamfx.updates import apply_updates, incremental_update, periodic_update
 from adamfx.values.constructor import Dynamic, Exact, Inner
 from adamfx.wrappers.accumulation import accumulate
 from adamfx.wrappers.averages import average_params, averaged_params, keep_average

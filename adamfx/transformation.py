@@ -25,8 +25,7 @@ import jax.numpy as jnp
 from adamfx import checks
 from adamfx.engine import sentence, trees
 from adamfx.engine.control import only_if
-from adamfx.engine.each import each
-from adamfx.engine.leaves import Leaves, add, begin, check_leaves, enter
+from adamfx.engine.leaves import Leaves, begin, check_leaves, enter
 from adamfx.engine.words import Leafwise, Step, Treewise
 from adamfx.values.constructor import P, constructor
 from adamfx.values.grammar import keys
@@ -456,66 +455,6 @@ def pair(init: Callable, update: Callable, foreign: bool = False) -> Treewise:
 def identity():
     """Leaves the updates as they are: the empty chain."""
     return Sentence()
-
-
-def incremental_update(new_tensors: Tree, old_tensors: Tree, step_size: Any) -> Tree:
-    """step_size new + (1 - step_size) old, leaf by leaf: a slowly following target network.
-
-    Args:
-      new_tensors, old_tensors: trees of one structure; None leaves stay None.
-      step_size: in [0, 1].
-
-    The leaves have the dtype of the old ones.
-    """
-
-    def move(new: Any, old: Any) -> Any:
-        wide = trees.at_least_float32(trees.dtype_of(old))
-        a, b = jnp.asarray(old).astype(wide), jnp.asarray(new).astype(wide)
-        return (a + jnp.asarray(step_size, a.real.dtype) * (b - a)).astype(trees.dtype_of(old))
-
-    return jax.tree.map(move, new_tensors, old_tensors)
-
-
-def periodic_update(new_tensors: Tree, old_tensors: Tree, steps: Any, update_period: int) -> Tree:
-    """The new tensors at steps 0, period, 2 period, ..., else the old ones: a target network that is copied.
-
-    Args:
-      new_tensors, old_tensors: trees of one structure.
-      steps: how many updates were done.
-      update_period: >= 1.
-    """
-    period = checks.steps("periodic_update", "update_period", update_period, 1)
-    due = jnp.asarray(steps) % period == 0
-    return jax.tree.map(lambda new, old: jnp.where(due, new, old), new_tensors, old_tensors)
-
-
-def apply_updates(params: Tree, updates: Tree) -> Tree:
-    """params + updates, leaf by leaf, computed in float32 at least, in the parameter's dtype.
-
-    A None update and a frozen (integer) parameter leave the parameter unchanged. Raises ValueError
-    where structure or shape differ, with the path of the leaf. `tx.step` rounds once instead of
-    twice for parameters below float32.
-    """
-    difference = trees.same_structure(updates, params)
-    if difference:
-        raise ValueError(f"apply_updates: updates and params differ: in the updates {difference}")
-    p, structure = trees.flatten(params)
-    given = trees.flatten(updates)[0]
-    rows = [
-        j
-        for j, (a, u) in enumerate(zip(p, given, strict=True))
-        if u is not None and trees.is_trained(a)
-    ]
-    for j in rows:
-        if jnp.shape(p[j]) != jnp.shape(given[j]):
-            raise ValueError(
-                f"apply_updates: update at {trees.paths(params)[j]} has shape {jnp.shape(given[j])}, the "
-                f"parameter has {jnp.shape(p[j])}"
-            )
-    moved = each(add, [jnp.asarray(p[j]) for j in rows], [jnp.asarray(given[j]) for j in rows])
-    for j, x in zip(rows, moved, strict=True):
-        p[j] = x
-    return structure.unflatten(p)
 
 
 @block

@@ -102,7 +102,7 @@ def muon(
         add_decayed_weights(weight_decay),
         scale_by_lr(learning_rate),
     )
-    return on_matrices(direction, adamw(learning_rate) if others is None else others, matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
 def normuon(
@@ -126,7 +126,7 @@ def normuon(
         add_decayed_weights(weight_decay),
         scale_by_lr(learning_rate),
     )
-    return on_matrices(direction, adamw(learning_rate) if others is None else others, matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
 def muonh(
@@ -143,7 +143,7 @@ def muonh(
         orthogonalize(coefficients),
         hyperball(learning_rate),
     )
-    return on_matrices(direction, adamw(learning_rate) if others is None else others, matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
 def adamh(
@@ -157,7 +157,7 @@ def adamh(
 ) -> GradientTransformation:
     """Adam whose steps turn each matrix on the sphere where it began. modded-nanogpt, track 3."""
     direction = chain(scale_by_moments(b1, b2, eps=eps), bias_correct(), hyperball(learning_rate))
-    return on_matrices(direction, adamw(learning_rate) if others is None else others, matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
 def scion(
@@ -220,7 +220,7 @@ def shampoo(
         add_decayed_weights(weight_decay),
         scale_by_lr(learning_rate),
     )
-    return on_matrices(direction, adamw(learning_rate) if others is None else others, matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
 def soap(
@@ -250,7 +250,7 @@ def soap(
         add_decayed_weights(weight_decay),
         scale_by_lr(learning_rate),
     )
-    return on_matrices(direction, adamw(learning_rate) if others is None else others, matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
 def kl_soap(
@@ -276,7 +276,7 @@ def kl_soap(
         add_decayed_weights(weight_decay),
         scale_by_lr(learning_rate),
     )
-    return on_matrices(direction, adamw(learning_rate) if others is None else others, matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
 def kron(
@@ -305,7 +305,7 @@ def kron(
         add_decayed_weights(weight_decay),
         scale_by_lr(learning_rate),
     )
-    return on_matrices(direction, adamw(learning_rate) if others is None else others, matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
 def galore(
@@ -335,7 +335,7 @@ def galore(
         add_decayed_weights(weight_decay),
         scale_by_lr(learning_rate),
     )
-    return on_matrices(direction, adamw(learning_rate) if others is None else others, matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
 def apollo(
@@ -364,4 +364,4 @@ def apollo(
         add_decayed_weights(weight_decay),
         scale_by_lr(learning_rate),
     )
-    return on_matrices(direction, adamw(learning_rate) if others is None else others, matrices)
+    return on_matrices(direction, others or adamw(learning_rate), matrices)
