@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import sys
+import tempfile
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -15,6 +16,13 @@ sys.path.append(str(pathlib.Path(__file__).parents[1]))  # benchmarks, wherever 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+
+# The processes of a run share what they compile. With a folder of your own the next run starts warm.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    programs = tempfile.TemporaryDirectory(prefix="adamfx-programs-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs.name
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 import pytest
