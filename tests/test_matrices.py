@@ -159,6 +159,20 @@ def test_soap(x64, shape):
     check(tx, pm.soap, shape, **arguments, **more, tolerance=1e-9)
 
 
+def test_momentum_in_bfloat16_beside_a_basis():
+    """The first gradient only makes the basis: the momentum is written, and is still zero."""
+    g = jnp.asarray(GRADS[(4, 5)][0], np.float32)
+    first = fx.ema(0.9, storage=fx.cast("bfloat16"))
+    tx = fx.scale_by_moments(first, fx.eigenbasis(0.9, 2))
+    u, s = tx.update(g, tx.init(g))
+    mu = fx.get(s, "mu")
+    assert mu.dtype == jnp.bfloat16
+    assert not mu.any()
+    assert not u.any()
+    _, s = tx.update(g, s)
+    np.testing.assert_allclose(fx.get(s, "mu").astype(np.float32), 0.1 * g, rtol=2**-8)
+
+
 @pytest.mark.parametrize("factored", [False, True])
 @pytest.mark.parametrize("shape", SQUARE)
 def test_kl_soap(x64, shape, factored):

@@ -157,7 +157,8 @@ class Running:
             new = form.write(s, key)
             s = form.read(new, x) if form.divides_by_stored else s
         if self.prepares:
-            new = {n: jnp.where(rates.count < 0, parts[n], y) for n, y in new.items()}
+            unmoved = {n: parts[n].astype(y.dtype) for n, y in new.items()}
+            new = {n: jnp.where(rates.count < 0, unmoved[n], y) for n, y in new.items()}
         used = form.read(parts, x) if self.lags else s
         return Side(used, rates), s, self._named(new)
 
