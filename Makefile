@@ -5,6 +5,7 @@
 # make test         all tests; make test-fast without the slow group
 # make check        format, lint, types, and the contents of the built wheel
 # Each sets up .venv by itself. It needs python3 (3.11 or newer) and a package index.
+# Tests a second time are quicker with a folder for what is compiled: JAX_COMPILATION_CACHE_DIR=~/.cache/adamfx
 # Add packages to the environment of test or bench with EXTRA, e.g. make test EXTRA=torch.
 
 PYTHON ?= python3
