@@ -1,5 +1,7 @@
 """Matrices: orthogonalizing, bases, views, grafts, and the optimizers made of them, against their oracles."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,6 +173,20 @@ def test_momentum_in_bfloat16_beside_a_basis():
     assert not u.any()
     _, s = tx.update(g, s)
     np.testing.assert_allclose(fx.get(s, "mu").astype(np.float32), 0.1 * g, rtol=2**-8)
+
+
+@pytest.mark.parametrize("swept", [False, True])
+@pytest.mark.parametrize("make", [fx.soap, fx.kl_soap, fx.shampoo, fx.galore])
+def test_the_cpu_decomposes_one_matrix_at_a_time(make, swept):
+    """A batch in one call waits for threads that wait themselves: the run stood still for ever."""
+    tx = make(0.1)
+    step = lambda g: tx.update(g, tx.init(g), g)  # noqa: E731
+    several = (jax.vmap(step), (2, 3, 4, 5)) if swept else (step, (3, 4, 5))
+    program = jax.jit(several[0]).lower(jnp.ones(several[1])).compile().as_text()
+    calls = [line for line in program.splitlines() if "lapack_" in line]
+    assert calls
+    shapes = re.findall(r"[fc]\d+\[([\d,]*)\]", "".join(calls))
+    assert max(shape.count(",") for shape in shapes) == 1
 
 
 @pytest.mark.parametrize("factored", [False, True])

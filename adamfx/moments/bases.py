@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.engine.control import only_if
+from adamfx.engine.decompositions import eigh, qr
 from adamfx.engine.placement import along
 from adamfx.engine.record import Frame, safe_divide
 from adamfx.engine.trees import real_dtype
@@ -75,7 +76,7 @@ def _eigh(x: Array) -> tuple[Array, Array]:
 
     The derivative that JAX has divides by the difference of eigenvalues, 0 for a gradient of zeros.
     """
-    return jnp.linalg.eigh((x + _adjoint(x)) / 2)
+    return eigh((x + _adjoint(x)) / 2)
 
 
 @_eigh.defjvp
@@ -97,7 +98,7 @@ def _by_power_step(x: Array, q: Array) -> tuple[Array, Array]:
     """One power step and QR of a basis, sorted by what the basis says of the eigenvalues; the order."""
     held = jnp.sum((q.conj() * (x @ q)).real, -2)
     order = jnp.argsort(-held, axis=-1, stable=True)
-    return jnp.linalg.qr(x @ jnp.take_along_axis(q, order[..., None, :], -1))[0], order
+    return qr(x @ jnp.take_along_axis(q, order[..., None, :], -1))[0], order
 
 
 def _take(v: Array, order: Array, side: str) -> Array:
@@ -274,7 +275,7 @@ def kl_eigenbasis(
             return {s: _eigenvectors(a) for s, a in grams.items()}
 
         def later(old, grams):
-            return {s: jnp.linalg.qr(a @ old[s])[0] for s, a in grams.items()}
+            return {s: qr(a @ old[s])[0] for s, a in grams.items()}
 
         bases = only_if(first, at_first, bases, grams)
         due = ~first & ((rates.count + 1) % every == 0)

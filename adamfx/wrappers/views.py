@@ -13,6 +13,7 @@ import numpy as np
 from adamfx import checks
 from adamfx.engine import trees
 from adamfx.engine.control import count_up, only_if
+from adamfx.engine.decompositions import svd
 from adamfx.engine.placement import Along, along, in_one_piece
 from adamfx.engine.words import Treewise
 from adamfx.transformation import GradientTransformation, block
@@ -154,7 +155,7 @@ def low_rank(rank: int, every: int = 200):
             return memory
 
         def decompose(held, g):
-            u, _, vh = jnp.linalg.svd(g, full_matrices=False)
+            u, _, vh = svd(g)
             new = (u if is_left(g) else jnp.swapaxes(vh, -1, -2).conj())[..., : held.shape[-1]]
             with_old = jnp.sum((new.conj() * held).real, -2, keepdims=True)
             return jnp.where(with_old < 0, -new, new)

@@ -1,0 +1,58 @@
+"""Eigenvectors, QR and singular vectors of a stack of matrices: on the CPU one matrix after another.
+
+jaxlib shares a batch of matrices out to the pool of threads on which the call itself runs, and waits. As many
+such calls at a time as there are threads wait for ever: seen with jaxlib 0.10.2, a vmapped SOAP of two leaves
+and two cores. What is differentiated takes JAX's own way.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = Any
+
+
+def _one_at_a_time(decompose: Callable[[Array], tuple]) -> Callable[[Array], tuple]:
+    one = jax.custom_batching.custom_vmap(decompose)
+
+    @one.def_vmap
+    def of_batch(_: int, __: list, x: Array) -> tuple:
+        in_turn = functools.partial(jax.lax.map, one)
+        found = jax.lax.platform_dependent(x, cpu=in_turn, default=jax.vmap(decompose))
+        return found, (True,) * len(found)
+
+    @jax.custom_jvp
+    def of_stack(x: Array) -> tuple:
+        of = one
+        for _ in x.shape[:-2]:
+            of = jax.vmap(of)
+        return of(x)
+
+    @of_stack.defjvp
+    def of_stack_jvp(primals: tuple, tangents: tuple) -> tuple:
+        return jax.jvp(decompose, primals, tangents)
+
+    return of_stack
+
+
+@_one_at_a_time
+def eigh(x: Array) -> tuple:
+    """(eigenvalues, eigenvectors as columns), the smallest first."""
+    return tuple(jnp.linalg.eigh(x))
+
+
+@_one_at_a_time
+def qr(x: Array) -> tuple:
+    """(Q, R)."""
+    return tuple(jnp.linalg.qr(x))
+
+
+@_one_at_a_time
+def svd(x: Array) -> tuple:
+    """(U, singular values, V^H), as many as the shorter side is long."""
+    return tuple(jnp.linalg.svd(x, full_matrices=False))
