@@ -173,8 +173,8 @@ def convolutional(options: Options) -> tuple[str, list[Study]]:
             drop_hidden=drop[1],
         )
         steps = n * (16 if options.quick else 45)
-        every, seeds, together = (2 * n, 3, 9) if options.quick else (n, 5, 1)
-        more = {"every": every, "axes": axes, "seeds": seeds, "together": together}
+        every, together = (2 * n, 15) if options.quick else (n, 1)
+        more = {"every": every, "axes": axes, "seeds": 5, "together": together}
         studies.append(
             options.study(part, classification(model, data), compositions, steps, **more)
         )
