@@ -21,11 +21,13 @@ MARKERS = "osD^vPX"
 
 def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Color, line style and marker of each name."""
-    cycle = itertools.cycle(zip(COLORS, STYLES, MARKERS, strict=True))
-    return {
-        name: {"color": c, "linestyle": s, "marker": m, "markersize": 4}
-        for name, (c, s, m) in zip(dict.fromkeys(names), cycle, strict=False)
-    }
+    n = len(COLORS)
+    found = {}
+    for i, name in enumerate(dict.fromkeys(names)):
+        k = (i + i // n) % n  # a color comes back with another line
+        line = {"linestyle": STYLES[k], "marker": MARKERS[k]}
+        found[name] = {"color": COLORS[i % n], **line, "markersize": 4}
+    return found
 
 
 def figure(header: Record, rows: int, columns: int, size: tuple[float, float] = (6, 4)) -> Any:
@@ -41,11 +43,13 @@ def figure(header: Record, rows: int, columns: int, size: tuple[float, float] = 
 
 
 def legend(fig: Any, axes: Any, columns: int = 1) -> None:
-    """One legend for all axes, below: each label once."""
-    found = {}
+    """One legend for all axes, below: each label once; names alone where sentences would fill the page."""
+    found: dict = {}
     for ax in np.ravel(axes):
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
+    if sum(label.count("\n") + 1 for label in found) > 24:
+        found, columns = {label.split("  ")[0]: handle for label, handle in found.items()}, 6
     font = {"family": "monospace", "size": 7}
     fig.legend(
         found.values(), found, loc="outside lower center", handlelength=5, prop=font, ncols=columns
