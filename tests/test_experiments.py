@@ -10,7 +10,7 @@ import pytest
 
 import adamfx as fx
 from adamfx.experiments import __main__ as program
-from adamfx.experiments import lessons, results, runner
+from adamfx.experiments import figures, lessons, results, runner
 from adamfx.experiments.problems import (
     autoencoder,
     classification,
@@ -405,3 +405,15 @@ class Blank:
 
     def savefig(self, path, format, dpi):
         path.write_bytes(b"")
+
+
+def test_a_legend_that_would_fill_the_page_has_names_alone():
+    fig, axes = figures.figure({"title": "", "data": ""}, 1, 1)
+    look = figures.looks(str(i) for i in range(14))
+    assert len({(x["color"], x["marker"]) for x in look.values()}) == 14
+    for n, style in look.items():
+        axes[0, 0].plot(
+            [0, 1], label=figures.label(n, "chain(scale_by_lr(0.1), scale(2.0)) " * 5), **style
+        )
+    figures.legend(fig, axes)
+    assert [t.get_text() for t in fig.legends[0].get_texts()] == list(look)

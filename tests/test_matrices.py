@@ -180,9 +180,13 @@ def test_momentum_in_bfloat16_beside_a_basis():
 def test_the_cpu_decomposes_one_matrix_at_a_time(make, swept):
     """A batch in one call waits for threads that wait themselves: the run stood still for ever."""
     tx = make(0.1)
-    step = lambda g: tx.update(g, tx.init(g), g)  # noqa: E731
-    several = (jax.vmap(step), (2, 3, 4, 5)) if swept else (step, (3, 4, 5))
-    program = jax.jit(several[0]).lower(jnp.ones(several[1])).compile().as_text()
+
+    def step(g):
+        return tx.update(g, tx.init(g), g)
+
+    several, shape = (jax.vmap(step), (2, 3, 4, 5)) if swept else (step, (3, 4, 5))
+    with jax.default_device(jax.devices("cpu")[0]):
+        program = jax.jit(several).lower(jnp.ones(shape)).compile().as_text()
     calls = [line for line in program.splitlines() if "lapack_" in line]
     assert calls
     shapes = re.findall(r"[fc]\d+\[([\d,]*)\]", "".join(calls))

@@ -57,8 +57,10 @@ def legend(fig: Any, axes: Any, columns: int = 1) -> None:
 
 
 def label(name: str, sentence: str) -> str:
-    """A name and its sentence; the sentence alone where it is the name."""
-    return "\n".join(textwrap.wrap(sentence if name == sentence else f"{name:<20} {sentence}", 110))
+    """A name, two spaces at least, and its sentence; the sentence alone where it is the name."""
+    return "\n".join(
+        textwrap.wrap(sentence if name == sentence else f"{name:<20}  {sentence}", 110)
+    )
 
 
 def band(ax: Any, records: list[Record], column: str, **look: Any) -> None:
