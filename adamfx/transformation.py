@@ -311,6 +311,7 @@ def leafwise(
     evaluate_at: Callable | None = None,
     per_leaf: Sequence[str] = (),
     seed: int | None = None,
+    together: Callable | None = None,
 ) -> Leafwise:
     """A block as arithmetic for one array.
 
@@ -344,6 +345,8 @@ def leafwise(
       per_leaf: extra arguments of `update` that are trees like the parameters: `here.extra.name`.
       seed: an int, for blocks that draw at random: `here.key` is a key of this leaf and step. Remembered as
         `key`, threefry key data of shape (2,), uint32.
+      together: `together(us, heres) -> [{name: array}]`, before `leaf`: new values of what is remembered of
+        each leaf, from all of them at once. For decompositions, of which leaves of one shape make one batch.
     """
     if seed is not None and not isinstance(seed, int):
         raise TypeError(f"leafwise: seed must be an int, got {seed!r}")
@@ -351,7 +354,7 @@ def leafwise(
     needs = (*needs, *(("params",) if needs_params and "params" not in needs else ()), *per_leaf)
     return Leafwise(
         leaf, init, shared, init_shared, moments, whole_tree, needs, mask, each, sums, norms,
-        elementwise, gradient_at, evaluate_at, tuple(per_leaf), seed,
+        elementwise, gradient_at, evaluate_at, tuple(per_leaf), seed, together,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import papers_matrix as pm
 import pytest
 
 import adamfx as fx
+from adamfx.engine.decompositions import in_batches
 
 RNG = np.random.default_rng(0)
 PARAM = {s: RNG.normal(size=s) for s in ((4, 5), (6, 3), (4, 4), (5, 4), (2, 3, 4), (5,), (1, 3))}
@@ -173,6 +174,89 @@ def test_momentum_in_bfloat16_beside_a_basis():
     assert not u.any()
     _, s = tx.update(g, s)
     np.testing.assert_allclose(fx.get(s, "mu").astype(np.float32), 0.1 * g, rtol=2**-8)
+
+
+def in_frame(m, v, seen, slow):
+    """What each correction makes of (m, v, seen, slow) in the frame, from its definition: the quotient."""
+    over = lambda x, v: x / (np.sqrt(v) + 1e-8)  # noqa: E731
+    rms = np.sqrt(np.mean((seen / np.maximum(np.sqrt(v), 1e-6)) ** 2))
+    return {
+        "nesterov": over(0.9 * m + 0.1 * seen, v),
+        "quasi_hyperbolic": over(0.3 * seen + 0.7 * m, 0.1 * seen**2 + 0.9 * v),
+        "add_gradient": over(m + 2 * seen, v),
+        "add_slow_average": over(m + 5 * slow, v),
+        "center": over(seen, np.maximum(v - m**2, 0)),
+        "arctan2": np.arctan2(m, np.sqrt(v)),
+        "stabilize": over(m / max(1, rms), v),
+        "undivided": m,
+    }
+
+
+CORRECTIONS = {
+    "nesterov": fx.nesterov(),
+    "quasi_hyperbolic": fx.quasi_hyperbolic(0.7, 0.9),
+    "add_gradient": fx.add_gradient(2.0),
+    "add_slow_average": fx.add_slow_average(0.99, 5.0),
+    "center": fx.center(),
+    "arctan2": fx.arctan2(),
+    "stabilize": fx.stabilize(),
+    "undivided": fx.undivided(),
+}
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_corrections_in_a_frame(x64, name):
+    grads, want = GRADS[4, 5][:8], [np.zeros((4, 5))]
+    left, right = (np.linalg.eigh(x)[1] for x in (grads[0] @ grads[0].T, grads[0].T @ grads[0]))
+    m, v, slow = (np.zeros((4, 5)) for _ in range(3))
+    for g in grads[1:]:
+        m, slow = 0.9 * m + 0.1 * g, 0.99 * slow + 0.01 * g
+        m_seen, seen, slow_seen = (left.T @ x @ right for x in (m, g, slow))
+        v = 0.95 * v + 0.05 * seen**2
+        want.append(left @ in_frame(m_seen, v, seen, slow_seen)[name] @ right.T)
+    tx = fx.chain(fx.scale_by_moments(0.9, fx.eigenbasis(0.95, 1000)), CORRECTIONS[name])
+    atol = 1e-9 * np.max(np.abs(want))
+    np.testing.assert_allclose(run(tx, (4, 5), 8), want, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("make", [fx.eigenbasis, fx.kl_eigenbasis])
+def test_a_first_moment_in_the_frame_is_the_same_as_one_outside(x64, make):
+    found = []
+    for b1 in (0.9, fx.ema(0.9, storage=fx.cast("float64"))):  # a storage keeps it outside
+        found.append(run(fx.chain(fx.scale_by_moments(b1, make(0.95, 3))), (4, 5), 12))
+    np.testing.assert_allclose(*found, rtol=0, atol=1e-11 * np.max(np.abs(found)))
+
+
+def test_what_adds_a_number_to_the_momentum_stays_outside(x64):
+    moved, one = (
+        fx.chain(fx.scale_by_moments(fx.ema(0.9, eps=0.1, storage=s), fx.eigenbasis(0.95, 3)))
+        for s in (None, fx.cast("float64"))
+    )
+    np.testing.assert_allclose(run(moved, (4, 5), 8), run(one, (4, 5), 8), rtol=1e-10)
+
+
+def test_stacks_of_one_size_make_one_batch(x64):
+    rng, seen = np.random.default_rng(3), []
+    shapes = [(4, 4), (2, 4, 4), (3, 3), (2, 1, 3, 3)]
+    a, b = ([{"x": jnp.asarray(rng.normal(size=s))} for s in shapes] for _ in range(2))
+
+    def work(x, y):
+        seen.append(x.shape)
+        return x @ y, jnp.sum(y, -1)
+
+    for got, x, y in zip(in_batches(work, a, b), a, b, strict=True):
+        np.testing.assert_allclose(got["x"][0], x["x"] @ y["x"], rtol=1e-14)
+        np.testing.assert_array_equal(got["x"][1], jnp.sum(y["x"], -1))
+    assert seen == [(3, 4, 4), (3, 3, 3)]
+
+
+@pytest.mark.parametrize(("make", "calls"), [(fx.soap, 3), (fx.kl_soap, 3), (fx.shampoo, 1)])
+def test_leaves_of_one_shape_are_decomposed_as_one_batch(make, calls):
+    p = [jnp.ones((4, 4)) for _ in range(5)] + [jnp.ones((4, 7))]
+    tx = make(0.1)
+    program = jax.jit(tx.update).trace(p, jax.eval_shape(tx.init, p), p)
+    text = program.lower(lowering_platforms=("cpu",)).as_text()
+    assert len(re.findall(r"custom_call @lapack_", text)) == 2 * calls  # matrices of two sizes
 
 
 @pytest.mark.parametrize("swept", [False, True])

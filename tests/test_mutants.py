@@ -362,9 +362,19 @@ A basis is not sorted | moments/bases.py
   test_matrices.py::test_soap[shape0]
 
 The second moment does not follow its basis | moments/bases.py
-- v = _take(v, order, s)
+- v = _take(v, order, side)
 + v = v
   test_matrices.py::test_soap[shape0]
+
+The momentum does not follow its basis | moments/bases.py
+- return new, list(map(_sorted, vs, orders)), _turned(firsts, old, new)
++ return new, list(map(_sorted, vs, orders)), firsts
+  test_matrices.py::test_soap[shape0]
+
+Matrices of one size come back as those of another leaf | engine/decompositions.py
+- start = end
++ start = 0
+  test_matrices.py::test_stacks_of_one_size_make_one_batch
 
 The first gradient of SOAP moves something | moments/bases.py
 - before = 1 if skips_first else 0

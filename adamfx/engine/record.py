@@ -3,6 +3,9 @@
 Ordinary blocks read and replace `direction`. `scale_by_moments` opens the record: two statistics
 of the same gradient, not yet divided. Corrections change its parts. The first block that wants a
 plain direction closes it, by `close`. Nothing of it is ever seen outside a chain.
+
+An open record may be in a frame: direction and moments are then in its coordinates, in which the second one
+divides elementwise, and `close` takes the quotient back.
 """
 
 from __future__ import annotations
@@ -44,7 +47,6 @@ class Side(NamedTuple):
     value: Array
     rates: Rates
     corrected: bool = False
-    frame: Frame = HERE  # of the second moment
 
 
 class Denominator(NamedTuple):
@@ -65,10 +67,11 @@ class Moments:
     """The record of one leaf; see the head of this file."""
 
     direction: Array  # the update so far; the numerator where there is no first moment
-    gradient: Array  # the gradient as the estimators saw it
+    gradient: Array  # the gradient as the estimators saw it, outside of any frame
     first: Side | None = None
     second: Side | None = None
     denominator: Denominator = NO_DENOMINATOR
+    frame: Frame = HERE
 
     def replace(self, **changes: Any) -> Moments:
         return dataclasses.replace(self, **changes)
@@ -77,9 +80,15 @@ class Moments:
     def is_open(self) -> bool:
         return self.first is not None or self.second is not None
 
+    @property
+    def seen(self) -> Array:
+        """The gradient in the frame."""
+        return self.frame.into(self.gradient)
+
     def close(self) -> Moments:
         """The quotient becomes the direction; nothing is left to correct."""
-        return self.replace(direction=quotient(self), first=None, second=None)
+        u = self.frame.back(quotient(self))
+        return self.replace(direction=u, first=None, second=None, frame=HERE)
 
 
 def safe_divide(x: Array, y: Array) -> Array:
@@ -115,11 +124,11 @@ DENOMINATORS = {
 
 
 def quotient(r: Moments) -> Array:
-    """u = m / (sqrt(v + eps_root) + eps), or what `where` and `power` make of it; 0 for x / 0."""
+    """u = m / (sqrt(v + eps_root) + eps), or what `where` and `power` make of it, in the frame; 0 for x/0."""
     numerator = r.direction if r.first is None else r.first.value
     if r.second is None:
         return numerator
     d = r.denominator
-    frame, root = r.second.frame, safe_root if d.root else lambda v: v
+    root = safe_root if d.root else lambda v: v
     denominator = DENOMINATORS[d.where](r.second.value + d.eps_root, root, d.eps)
-    return frame.back(safe_divide(frame.into(numerator), safe_power(denominator, 2 * d.power)))
+    return safe_divide(numerator, safe_power(denominator, 2 * d.power))

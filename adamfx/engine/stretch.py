@@ -79,6 +79,7 @@ def run_stretch(
     opens = [block.spec.moments == "opens" for block in blocks]
     held = once([None if o else s for o, s in zip(opens, shared, strict=True)], count)
     shared = [s if o else h for o, s, h in zip(opens, shared, held, strict=True)]
+    turned = _together(blocks[0], leaves, wide, shared[0], given[0])
     rows: dict[Any, list[int]] = {}
     for j in range(len(leaves)):
         active = tuple(b.own[j] is not False for b in blocks)
@@ -97,7 +98,7 @@ def run_stretch(
         function = _leaf_function(acting, scalars, own, dtype, to, count)
         columns: list[list] = [[leaves.updates[j] for j in members], [g[j] for j in members]]
         columns.append([(leaves.params or [])[j] if needs else None for j in members])
-        columns.append([[b.memory(j) for b in acting] for j in members])
+        columns.append([_memories(acting, blocks[0], turned, j) for j in members])
         columns.append([measured[j] if measured and active[0] else None for j in members])
         columns.append([[x[j] for x, a in zip(given, active, strict=True) if a] for j in members])
         for j, (u, gradient, memories) in zip(members, each(function, *columns), strict=True):
@@ -239,6 +240,53 @@ def _norms(block: Working, leaves: Leaves, wide: list, step: Step, given: list) 
     return [{n: next(found) for n in part} for part in parts]
 
 
+def _together(block: Working, leaves: Leaves, wide: list, shared: Any, given: list) -> list[dict]:
+    """What `together` of a block makes of the memory of each row on which it acts; else {}."""
+    found: list[dict] = [{} for _ in block.own]
+    rows: dict[Any, list[int]] = {}
+    for j, own in enumerate(block.own):
+        if own is not False and block.spec.together is not None:
+            rows.setdefault(trees.real_dtype(wide[j]), []).append(j)
+    for real, members in rows.items():
+        scalars = trees.cast_floats(shared, real)
+
+        def of_all(us, gs, ps, memories, members=members, real=real, scalars=scalars):
+            heres = [
+                _here(
+                    block,
+                    wide[j],
+                    leaves.dtypes[j],
+                    g,
+                    p,
+                    m,
+                    block.own[j],
+                    given[j],
+                    shared=scalars,
+                )
+                for j, g, p, m in zip(members, gs, ps, memories, strict=True)
+            ]
+            return [
+                m | {n: like(block.key, "together", n, x, m[n]) for n, x in new.items()}
+                for new, m in zip(block.spec_for(real).together(us, heres), memories, strict=True)
+            ]
+
+        memories = [block.memory(j) for j in members]
+        us, gs = (
+            [column[j].astype(wide[j]) for j in members]
+            for column in (leaves.updates, leaves.gradients)
+        )
+        at = leaves.params
+        ps = [None if at is None else at[j].astype(wide[j]) for j in members]
+        run = in_one_piece(of_all, lambda us, gs, ps, memories: memories)
+        for j, new in zip(members, run(us, gs, ps, memories), strict=True):
+            found[j] = new
+    return found
+
+
+def _memories(acting: list[Working], first: Working, turned: list[dict], j: int) -> list[dict]:
+    return [b.memory(j) | (turned[j] if b is first else {}) for b in acting]
+
+
 def _shared(block: Working, step: Step) -> Any:
     spec = block.spec_for(block.wide)
     if spec.shared is None:
@@ -292,7 +340,7 @@ def _leaf_function(
             new.append(memory)
             if not isinstance(out, Moments):
                 u = like(block.name, "leaf function", "update", _array(block.name, out), x)
-                out = moments.replace(direction=u, first=None, second=None)
+                out = Moments(direction=u, gradient=moments.gradient)
             moments = out
         return moments.close().direction, moments.gradient, new
 

@@ -30,11 +30,13 @@ class Leafwise(NamedTuple):
     evaluate_at: Callable | None = None
     per_leaf: tuple[str, ...] = ()
     seed: int | None = None
+    together: Callable | None = None
 
     @property
     def looks_around(self) -> bool:
         """Whether it must see all leaves before it can change one."""
-        return self.whole_tree or self.sums is not None or self.norms is not None
+        looks = (self.sums, self.norms, self.together)
+        return self.whole_tree or any(x is not None for x in looks)
 
 
 class Treewise(NamedTuple):

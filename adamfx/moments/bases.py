@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.engine.control import only_if
-from adamfx.engine.decompositions import eigh, qr
+from adamfx.engine.decompositions import eigh, in_batches, qr
 from adamfx.engine.placement import along
 from adamfx.engine.record import Frame, safe_divide
 from adamfx.engine.trees import real_dtype
@@ -43,11 +43,25 @@ def _times(g: Array, bases: dict) -> Array:
     return g @ bases["right"] if "right" in bases else g
 
 
-def _frame(bases: dict) -> Frame:
-    return Frame(
-        into=lambda x: _times(x, bases),
-        back=lambda x: _times(x, {side: _adjoint(q) for side, q in bases.items()}),
-    )
+def _back(x: Array, bases: dict) -> Array:
+    """Q_L x Q_R^H."""
+    return _times(x, {side: _adjoint(q) for side, q in bases.items()})
+
+
+def _frame_of(memory: dict) -> Frame:
+    bases = _group(memory, "basis")
+    return Frame(lambda x: _times(x, bases), lambda x: _back(x, bases))
+
+
+def _turned(xs: list, old: list[dict], new: list[dict]) -> list:
+    """Arrays in old bases in new ones."""
+    return [_times(_back(x, old[j]), new[j]) for j, x in enumerate(xs)]
+
+
+def _sorted(v: Array, orders: dict) -> Array:
+    for side, order in orders.items():
+        v = _take(v, order, side)
+    return v
 
 
 def _axis(side: str) -> int:
@@ -96,9 +110,10 @@ def _eigenvectors(x: Array) -> Array:
 
 def _by_power_step(x: Array, q: Array) -> tuple[Array, Array]:
     """One power step and QR of a basis, sorted by what the basis says of the eigenvalues; the order."""
-    held = jnp.sum((q.conj() * (x @ q)).real, -2)
+    stepped = x @ q
+    held = jnp.sum((q.conj() * stepped).real, -2)
     order = jnp.argsort(-held, axis=-1, stable=True)
-    return qr(x @ jnp.take_along_axis(q, order[..., None, :], -1))[0], order
+    return qr(_take(stepped, order, "right"))[0], order
 
 
 def _take(v: Array, order: Array, side: str) -> Array:
@@ -130,9 +145,10 @@ def eigenbasis(
 
         chain(scale_by_moments(0.95, eigenbasis(0.95), where="hat"), bias_correct(), scale_by_lr(3e-3))
 
-    The bases are eigenvectors once, at the first gradient; later, every so many steps, one power step
-    and QR of L Q, sorted, v with them. A step divides in the basis that the gradients before it made. Axes
-    that are no matrix, or too long, have no basis. Vyas et al. 2024, algorithm 3.
+    The bases are eigenvectors once, of the first gradient; later, every so many steps, one power step
+    and QR of L Q, sorted, v with them. A step divides in the basis that the gradients before it made, and
+    begins by making it. A plain first moment beside it is kept in the basis, too. Axes that are no matrix,
+    or too long, have no basis. Vyas et al. 2024, algorithm 3.
 
     Args:
       decay: b of v, in [0, 1), or a schedule.
@@ -160,30 +176,40 @@ def eigenbasis(
     def step(memory, g, rates, at):
         v, bases, grams = memory[""], _group(memory, "basis"), _group(memory, "gram")
         k = rates.count + before  # gradients seen before this one
-        seen, frame = _times(g, bases), _frame(bases)
-        v = jnp.where(k == 0, v, v + rates.gain * (square(seen) - v))
+        v = jnp.where(k == 0, v, v + rates.gain * (square(_times(g, bases)) - v))
         used = v if skips_first else jnp.where(k == 0, 1, v)
 
         x = at.gradient if of_gradient else g
         gain = rates.gain if gram_decay is None else 1 - gram_decay
         grams = {s: a + gain * (_gram(x, s) - a) for s, a in grams.items()}
+        return used, {"": v} | _named(gram=grams, basis=bases)
+
+    def new_bases(memories, gs, rates, firsts):
+        """Those that the gradients up to the last step made, in this one."""
+        bases, grams = ([_group(m, name) for m in memories] for name in ("basis", "gram"))
+        vs = [m[""] for m in memories]
+        last = rates.count + before - 1
 
         def first(held, grams):
-            return {s: _eigenvectors(a) for s, a in grams.items()}, held[1]
+            old, vs, firsts = held
+            new = in_batches(_eigenvectors, grams)
+            return new, vs, _turned(firsts, old, new)
 
         def later(held, grams):
-            old, v = held
-            new = {s: _by_power_step(a, old[s]) for s, a in grams.items()}
-            for s, (_, order) in new.items():
-                v = _take(v, order, s)
-            return {s: q for s, (q, _) in new.items()}, v
+            old, vs, firsts = held
+            made = in_batches(_by_power_step, grams, old)
+            new = [{s: q for s, (q, _) in sides.items()} for sides in made]
+            orders = [{s: order for s, (_, order) in sides.items()} for sides in made]
+            return new, list(map(_sorted, vs, orders)), _turned(firsts, old, new)
 
-        if grams:
-            held = only_if(k == 0, first, (bases, v), grams)
-            bases, v = only_if((k > 0) & (k % every == 0), later, held, grams)
-        return used, {"": v} | _named(gram=grams, basis=bases), frame
+        held = only_if(last == 0, first, (bases, vs, firsts), grams)
+        bases, vs, firsts = only_if((last > 0) & (last % every == 0), later, held, grams)
+        return [{"": v} | _named(basis=b) for v, b in zip(vs, bases, strict=True)], firsts
 
-    return Own(init, step, decay, weighs=True, prepares=before)
+    return Own(
+        init, step, decay, weighs=True, prepares=before,
+        frame=_frame_of, together=new_bases, carries=True,
+    )  # fmt: skip
 
 
 @estimator
@@ -234,13 +260,13 @@ def kl_eigenbasis(
     def step(memory, g, rates, at):
         bases, grams, roots = (_group(memory, n) for n in ("basis", "gram", "root"))
         first = rates.count < 0
-        seen, frame = _times(g, bases), _frame(bases)
+        seen = _times(g, bases)
         new = {}
         if "" in memory:
             v = memory[""]
             new[""] = jnp.where(first, v, v + rates.gain * (square(seen) - v))
         if not grams:
-            return new[""], new, None
+            return new[""], new
         by_row, by_column = roots["left"][..., :, None], roots["right"][..., None, :]
         used = 1 / (by_row * by_column) ** 2 if factored else new[""]
         rows, columns = g.shape[-2:]
@@ -252,12 +278,9 @@ def kl_eigenbasis(
             "right": by_row * (_adjoint(bases["left"]) @ g),
         }
         over = {"left": columns, "right": rows}
-        grams = {
-            s: jnp.where(
-                first, weight * _gram(g, s) / over[s], a + gain * (_gram(y[s], s) / over[s] - a)
-            )
-            for s, a in grams.items()
-        }
+        for s, a in grams.items():
+            new_gram = _gram(jnp.where(first, g, y[s]), s) / over[s]
+            grams[s] = jnp.where(first, weight * new_gram, a + gain * (new_gram - a))
         means = {
             "left": jnp.mean(square(seen * by_column), -1),
             "right": jnp.mean(square(seen * by_row), -2),
@@ -271,18 +294,41 @@ def kl_eigenbasis(
                 first, root, jnp.minimum(1 / jnp.sqrt(jnp.where(value > 0, value, most**-2)), most)
             )
 
-        def at_first(old, grams):
-            return {s: _eigenvectors(a) for s, a in grams.items()}
+        return used, new | _named(gram=grams, basis=bases, root=new_roots)
 
-        def later(old, grams):
-            return {s: qr(a @ old[s])[0] for s, a in grams.items()}
+    def new_bases(memories, gs, rates, firsts):
+        """Those that the gradients up to the last step made, in this one."""
+        bases, grams = ([_group(m, name) for m in memories] for name in ("basis", "gram"))
 
-        bases = only_if(first, at_first, bases, grams)
-        due = ~first & ((rates.count + 1) % every == 0)
-        bases = only_if(due, later, bases, grams)
-        return used, new | _named(gram=grams, basis=bases, root=new_roots), frame
+        def first(held, grams):
+            old, firsts = held
+            new = in_batches(_eigenvectors, grams)
+            return new, _turned(firsts, old, new)
 
-    return Own(init, step, decay, weighs=True, prepares=1)
+        def later(held, grams):
+            old, firsts = held
+            new = in_batches(lambda x, q: qr(x @ q)[0], grams, old)
+            return new, _turned(firsts, old, new)
+
+        held = only_if(rates.count == 0, first, (bases, firsts), grams)
+        due = (rates.count > 0) & (rates.count % every == 0)
+        bases, firsts = only_if(due, later, held, grams)
+        return [_named(basis=b) for b in bases], firsts
+
+    return Own(
+        init, step, decay, weighs=True, prepares=1,
+        frame=_frame_of, together=new_bases, carries=True,
+    )  # fmt: skip
+
+
+def _where_finite(new: dict, mass: Array, old: tuple, eps: Any) -> tuple:
+    """(bases, values, mass) of new roots, the old ones where eigenvalues did not come out finite."""
+    good = [jnp.all(jnp.isfinite(w)) & jnp.all(jnp.isfinite(q)) for w, q in new.values()]
+    ok = jnp.all(jnp.asarray(good))
+    bases, values, then = old
+    w = {s: jnp.where(ok, jnp.maximum(w, 0) + eps * mass, values[s]) for s, (w, _) in new.items()}
+    q = {s: jnp.where(ok, q, bases[s]) for s, (_, q) in new.items()}
+    return q, w, jnp.where(ok, mass, then)
 
 
 @estimator
@@ -328,45 +374,49 @@ def kronecker(decay: Exact = 1.0, every: int = 1, eps: Exact = 1e-12, max_dim: i
             values[s] = along(jnp.ones(a.array.shape[:-1], real), a.axes[:-1])
         return _named(gram=grams, basis=bases, values=values) | {"mass": jnp.ones((), real)}
 
-    def step(memory, g, rates, at):
-        shape, g = g.shape, as_column(g)
-        grams, bases, values = (_group(memory, n) for n in ("gram", "basis", "values"))
+    def new_roots(memories, gs, rates, firsts):
+        """Of the Gram matrices with the gradients of this step."""
         gain = 1.0 if is_sum else rates.gain
         keep = 1.0 if is_sum else 1 - rates.gain
-        grams = {s: keep * a + gain * _gram(g, s) for s, a in grams.items()}
-        mass = jnp.asarray(rates.mass, memory["mass"].dtype)
+        grams = [
+            {s: keep * a + gain * _gram(as_column(g), s) for s, a in _group(m, "gram").items()}
+            for m, g in zip(memories, gs, strict=True)
+        ]
+        mass = jnp.asarray(rates.mass, memories[0]["mass"].dtype)
 
         def roots(held, grams, mass, eps):
-            bases, values, _ = held
-            found = {s: _eigh(a) for s, a in grams.items()}
-            good = [jnp.all(jnp.isfinite(w)) & jnp.all(jnp.isfinite(q)) for w, q in found.values()]
-            ok = jnp.all(jnp.asarray(good))
-            w = {
-                s: jnp.where(ok, jnp.maximum(w, 0) + eps * mass, values[s])
-                for s, (w, _) in found.items()
-            }
-            q = {s: jnp.where(ok, q, bases[s]) for s, (_, q) in found.items()}
-            return q, w, jnp.where(ok, mass, held[2])
+            return [
+                _where_finite(new, mass, old, eps)
+                for new, old in zip(in_batches(_eigh, grams), held, strict=True)
+            ]
 
-        held = (bases, values, memory["mass"])
-        if grams:
-            due = rates.count % every == 0
-            held = only_if(due, roots, held, grams, mass, eps)
-        bases, values, then = held
+        names = ("basis", "values")
+        held = [(*(_group(m, n) for n in names), m["mass"]) for m in memories]
+        held = only_if(rates.count % every == 0, roots, held, grams, mass, eps)
+        new = [
+            _named(gram=gram, basis=basis, values=values) | {"mass": then}
+            for gram, (basis, values, then) in zip(grams, held, strict=True)
+        ]
+        return new, firsts
+
+    def step(memory, g, rates, at):
+        values = _group(memory, "values")
+        mass = jnp.asarray(rates.mass, memory["mass"].dtype)
+        then = memory["mass"]
         power = 1 / max(len(values), 1)
-        v = jnp.ones(g.shape, then.dtype)
+        v = jnp.ones(as_column(g).shape, then.dtype)
         for s, w in values.items():
             v = v * jnp.expand_dims(w, -1 if s == "left" else -2) ** power
         # bias_correct divides by the mass of today; these roots are of averages of another one.
         v = v * (mass / then) if values else v * mass
-        frame = _frame(bases)
-        new = _named(gram=grams, basis=bases, values=values) | {"mass": then}
-        if len(shape) > 1:
-            return v, new, frame
-        flat = Frame(
-            lambda x: frame.into(x.reshape(-1, 1)).reshape(shape),
-            lambda x: frame.back(x.reshape(-1, 1)).reshape(shape),
-        )
-        return v.reshape(shape), new, flat
+        return v.reshape(g.shape), memory
 
-    return Own(init, step, 0.0 if is_sum else decay, weighs=not is_sum)
+    def frame(memory):
+        into, back = _frame_of(memory)
+        return Frame(
+            lambda x: into(as_column(x)).reshape(x.shape),
+            lambda x: back(as_column(x)).reshape(x.shape),
+        )
+
+    decay = 0.0 if is_sum else decay
+    return Own(init, step, decay, weighs=not is_sum, frame=frame, together=new_roots)

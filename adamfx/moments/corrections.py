@@ -90,12 +90,12 @@ def nesterov(decay: Decay | None = None):
         return rates, {"log_product": grown}
 
     def leaf(r, here):
-        m, rates, corrected, _ = needs_side("nesterov", r.first, "first moment")
+        m, rates, corrected = needs_side("nesterov", r.first, "first moment")
         of_m, of_g = (rates, rates) if decay is None else (here.shared, here.shared)
         a, c = of_m.next_decay, of_g.gain
         if corrected:
             a, c = a * rates.mass / of_m.next_mass, c / of_g.mass
-        return r.replace(first=Side(a * m + c * r.gradient, rates, corrected))
+        return r.replace(first=Side(a * m + c * r.seen, rates, corrected))
 
     if decay is None:
         return leafwise(leaf, moments="corrects")
@@ -114,7 +114,7 @@ def running_max():
 
     def leaf(r, here):
         second = needs_side("running_max", r.second, "second moment")
-        if second.frame is not HERE:
+        if r.frame is not HERE:
             raise ValueError(
                 "running_max: the second moment before it is kept in a basis that changes, where the "
                 "largest so far means nothing; leave one of the two out"
@@ -132,9 +132,8 @@ def center():
     def leaf(r, here):
         m = needs_side("center", r.first, "first moment").value
         second = needs_side("center", r.second, "second moment")
-        m = second.frame.into(m)
         v = jnp.maximum(second.value - square(m), 0)  # rounding must not make it negative
-        return r.replace(direction=r.gradient, first=None, second=second._replace(value=v))
+        return r.replace(direction=r.seen, first=None, second=second._replace(value=v))
 
     return leafwise(leaf, moments="corrects")
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.engine.placement import along
-from adamfx.engine.record import Rates
+from adamfx.engine.record import HERE, Frame, Rates
 from adamfx.moments import statistics
 from adamfx.moments.storages import Storage
 from adamfx.schedules import Decay
@@ -46,18 +46,23 @@ class Recursion(NamedTuple):
     weighs: bool = False  # mass 1 - prod b; else the mass is 1
     storage: Storage | None = None  # None: as it is
     is_linear: bool = False  # in s and x, so that it may run on what a linear storage keeps
+    adds: Any = 0.0  # the same number to each entry in every step, which another frame would not
 
 
 class Own(NamedTuple):
     """The meaning of an estimator with a memory of its own form."""
 
     init: Callable[[Array], dict[str, Any]]  # p -> arrays by the end of their name
-    step: Callable  # (memory, g, rates, at) -> (value, memory, frame): a Frame, or None; At as statistics
+    step: Callable  # (memory, g, rates, at) -> (value, memory); At as statistics
     decay: Any = 0.0
     gain: Callable | None = None
     weighs: bool = False
     degree: int = 2  # of the value in g
     prepares: int = 0  # so many first gradients reach this side only, and move nothing
+    frame: Callable[[dict], Frame] = lambda memory: HERE  # in which the value divides
+    # Before it, of all leaves at once: (memories, gradients, rates, firsts) -> (new values, firsts)
+    together: Callable | None = None
+    carries: bool = False  # whether `together` turns first moments that lie in the frame with it
 
 
 class Estimator(Value):
@@ -123,7 +128,8 @@ def ema(
         return s + (r.gain * (x - s) + eps)  # one rounding of s per step
 
     whole = _first_whole(first_whole)
-    return Recursion(update, decay, whole, of, initial, not first_whole, storage, is_linear=True)
+    weighs = not first_whole
+    return Recursion(update, decay, whole, of, initial, weighs, storage, is_linear=True, adds=eps)
 
 
 @estimator
@@ -255,6 +261,6 @@ def aggregate(betas: tuple[float, ...] = (0.0, 0.9, 0.99)):
     def step(memory, g, rates, at):
         b = jnp.asarray(betas, g.real.dtype).reshape(-1, *[1] * g.ndim)
         v = b * memory["traces"] + g[None]
-        return jnp.mean(v, 0), {"traces": v}, None
+        return jnp.mean(v, 0), {"traces": v}
 
     return Own(init, step, degree=1)

@@ -31,11 +31,11 @@ def quasi_hyperbolic(nu1: Exact = 0.7, nu2: Exact = 1.0):
     checks.number("quasi_hyperbolic", "nu2", nu2, low=0, high=1)
 
     def leaf(r, here):
-        g = r.gradient
+        g = r.seen
         if r.first is not None:
             r = r.replace(first=r.first._replace(value=g + nu1 * (r.first.value - g)))
         if r.second is not None:
-            x = square(r.second.frame.into(g))
+            x = square(g)
             r = r.replace(second=r.second._replace(value=x + nu2 * (r.second.value - x)))
         return r
 
@@ -53,7 +53,7 @@ def add_gradient(alpha: Rate):
 
     def leaf(r, here):
         m = needs_side("add_gradient", r.first, "first moment")
-        return r.replace(first=m._replace(value=m.value + here.shared * r.gradient))
+        return r.replace(first=m._replace(value=m.value + here.shared * r.seen))
 
     shared = lambda step: value_at(alpha, step.count)  # noqa: E731
     return leafwise(leaf, shared=shared, moments="corrects")
@@ -79,7 +79,7 @@ def add_slow_average(b3: Decay = 0.9999, alpha: Rate = 5.0):
     def leaf(r, here):
         m, (rates, a) = needs_side("add_slow_average", r.first, "first moment"), here.shared
         s = average.update(here.memory.mu_slow, r.gradient, rates)
-        return r.replace(first=m._replace(value=m.value + a * s)), {"mu_slow": s}
+        return r.replace(first=m._replace(value=m.value + a * r.frame.into(s))), {"mu_slow": s}
 
     init = lambda p: {"mu_slow": jnp.zeros_like(p)}  # noqa: E731
     return leafwise(leaf, init=init, shared=shared, moments="corrects")
@@ -96,11 +96,11 @@ def arctan2(a: Dynamic = 1.0, b: Exact = 1.0):
 
     def leaf(r, here):
         v = needs_side("arctan2", r.second, "second moment")
-        m = v.frame.into(r.direction if r.first is None else r.first.value)
+        m = r.direction if r.first is None else r.first.value
         root = safe_root(v.value)
         still = (m == 0) & (root == 0)  # its derivative is NaN there
         u = jnp.where(still, 0, jnp.arctan2(m, b * jnp.where(still, 1, root)))
-        return r.replace(direction=a * v.frame.back(u), first=None, second=None)
+        return r.replace(direction=a * u, first=None, second=None)
 
     return leafwise(leaf, moments="corrects")
 
@@ -121,7 +121,7 @@ def stabilize(eps: Exact = 1e-6, threshold: Exact = 1.0):
 
     def leaf(r, here):
         v = needs_side("stabilize", r.second, "second moment")
-        x = safe_divide(v.frame.into(r.gradient), jnp.maximum(safe_root(v.value), eps))
+        x = safe_divide(r.seen, jnp.maximum(safe_root(v.value), eps))
         factor = 1 / jnp.maximum(1, safe_root(jnp.mean(square(x))) / threshold)
         if r.first is None:
             return r.replace(direction=factor * r.direction)

@@ -14,7 +14,7 @@ import numpy as np
 
 from adamfx import checks
 from adamfx.engine.placement import along
-from adamfx.engine.record import DENOMINATORS, HERE, Denominator, Moments, Rates, Side
+from adamfx.engine.record import DENOMINATORS, HERE, Denominator, Frame, Moments, Rates, Side
 from adamfx.engine.trees import real_dtype
 from adamfx.moments.estimators import Estimator, Own, Recursion, ema
 from adamfx.moments.statistics import At, reading, shape_of
@@ -145,8 +145,8 @@ class Running:
         """(the side as the division sees it, the new moment, what to remember)."""
         parts = self._parts(memory)
         if self.own:
-            value, parts, frame = self.meaning.step(parts, g, rates, at)
-            return Side(value, rates, frame=frame or HERE), value, self._named(parts)
+            value, parts = self.meaning.step(parts, g, rates, at)
+            return Side(value, rates), value, self._named(parts)
         r, form, x = self.meaning, self.form, self.reading.of(g, at)
         if form.is_linear and r.is_linear:
             written = form.write(x, key)
@@ -161,6 +161,16 @@ class Running:
             new = {n: jnp.where(rates.count < 0, unmoved[n], y) for n, y in new.items()}
         used = form.read(parts, x) if self.lags else s
         return Side(used, rates), s, self._named(new)
+
+    def frame(self, memory: Any) -> Frame:
+        """Where the value divides."""
+        return self.meaning.frame(self._parts(memory)) if self.own else HERE
+
+    def can_lie_in_a_frame(self) -> bool:
+        """Whether it is the same there: one array, a linear function of gradients."""
+        r, of = self.meaning, self.reading
+        plain = not self.own and r.storage is None and r.is_linear and of is reading("value")
+        return plain and isinstance(r.adds, float) and r.adds == 0
 
     def before(self, memory: Any, g: Array) -> Array:
         """The moment before this step."""
@@ -267,6 +277,8 @@ def scale_by_moments(
         s.prepares = prepares
     has_root = "nu" in sides and sides["nu"].degree == 2
     divide = Denominator(eps, eps_root, where, has_root, power)
+    turns = "nu" in sides and sides["nu"].own and sides["nu"].meaning.carries
+    carried = turns and "mu" in sides and sides["mu"].can_lie_in_a_frame()
 
     def init(p):
         return {n: x for s in sides.values() for n, x in s.start(p).items()}
@@ -290,19 +302,34 @@ def scale_by_moments(
 
     def leaf(g, here):
         m_before = sides["mu"].before(here.memory, g) if "mu" in sides else g
+        frame = sides["nu"].frame(here.memory) if "nu" in sides else HERE
         new, used, m = {}, {}, g
         for (n, s), rates in zip(sides.items(), filter(None, here.shared), strict=True):
             at = At(m, m_before, here.extra, here.gradient)
-            used[n], value, memory = s.step(g, at, rates, here.memory, here.key)
+            x = frame.into(g) if carried and n == "mu" else g
+            used[n], value, memory = s.step(x, at, rates, here.memory, here.key)
             m = value if n == "mu" else m
             new |= memory
-        u = g
-        if prepares:
-            still = here.shared[-1].count < 0
-            u = jnp.where(still, 0, g)
-            if "mu" in used:
-                used["mu"] = used["mu"]._replace(value=jnp.where(still, 0, used["mu"].value))
-        return Moments(u, g, used.get("mu"), used.get("nu"), divide), new
+        u = used["mu"].value if "mu" in used else g
+        u = u if carried else frame.into(u)
+        if prepares:  # nothing moves, whatever a correction makes of the gradient
+            u, g = (jnp.where(here.shared[-1].count < 0, 0, x) for x in (u, g))
+        if "mu" in used:
+            used["mu"] = used["mu"]._replace(value=u)
+        return Moments(u, g, used.get("mu"), used.get("nu"), divide, frame), new
+
+    def together(us, heres):
+        found = [{} for _ in us]
+        for (n, s), rates in zip(sides.items(), filter(None, heres[0].shared), strict=True):
+            if s.own and s.meaning.together is not None:
+                lie = carried and n == "nu"
+                firsts = [here.memory.mu for here in heres] if lie else []
+                memories = [s._parts(here.memory) for here in heres]
+                new, firsts = s.meaning.together(memories, us, rates, firsts)
+                of_first = [{"mu": m} for m in firsts] if lie else [{} for _ in us]
+                rows = zip(found, new, of_first, strict=True)
+                found = [old | s._named(x) | m for old, x, m in rows]
+        return found
 
     per_leaf = tuple(dict.fromkeys(n for s in sides.values() for n in s.needs))
     return leafwise(
@@ -314,4 +341,5 @@ def scale_by_moments(
         per_leaf=per_leaf,
         elementwise=not any(s.own for s in sides.values()),
         seed=0 if any(s.form.is_random for s in sides.values()) else None,
+        together=together if any(s.own and s.meaning.together for s in sides.values()) else None,
     )
