@@ -87,7 +87,7 @@ The look-ahead with the mass of this step | moments/corrections.py
   test_oracles.py::test_float64_equals_the_paper[nadam-closed over]
 
 The look-ahead forgets the gradient | moments/corrections.py
-- Side(a * m + c * r.gradient, rates, corrected)
+- Side(a * m + c * r.seen, rates, corrected)
 + Side(m, rates, corrected)
   test_oracles.py::test_float64_equals_the_paper[sgd nesterov-closed over]
 

@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from adamfx.engine.placement import whole
+
 Array = Any
 
 
@@ -55,13 +57,16 @@ def in_batches(function: Callable, *trees: Any) -> Any:
     out: list[Any] = [None] * len(rows)
     for (n, _), members in kinds.items():
         columns = zip(*(rows[j] for j in members), strict=True)
-        found = function(*(jnp.concatenate([x.reshape(-1, n, n) for x in c]) for c in columns))
+        # Whole, else each would be sharded as the one beside it in the stack.
+        found = function(
+            *(jnp.concatenate([whole(x.reshape(-1, n, n)) for x in c]) for c in columns)
+        )
         start = 0
         for j in members:
             stack = rows[j][0].shape[:-2]
             end = start + math.prod(stack)
             out[j] = jax.tree.map(
-                lambda y, a=start, b=end, s=stack: y[a:b].reshape(*s, *y.shape[1:]), found
+                lambda y, a=start, b=end, s=stack: whole(y[a:b].reshape(*s, *y.shape[1:])), found
             )
             start = end
     return structure.unflatten(out)

@@ -104,6 +104,14 @@ def in_one_piece(function: Callable, like: Callable) -> Callable:
     return of
 
 
+def whole(x: jax.Array) -> jax.Array:
+    """`x` with a word to the compiler, where the mesh is known, that every device has all of it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.manual_axes or AxisType.Auto not in mesh.axis_types:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * x.ndim))
+
+
 def _strong(x: Any) -> jax.Array:
     x = jax.device_put(x) if isinstance(x, (np.ndarray, np.generic)) else jnp.asarray(x)
     return x.astype(x.dtype) if getattr(x, "weak_type", False) else x
