@@ -128,7 +128,9 @@ from adamfx.moments.storages import (
     cast_stochastically,
     cover,
     factored,
+    int8,
     storage,
+    uint8,
 )
 from adamfx.optimizers.adaptive import (
     adabelief,
@@ -270,9 +272,11 @@ from adamfx.wrappers.iterates import (
 from adamfx.wrappers.lookahead import lookahead
 from adamfx.wrappers.mechanic import mechanize
 from adamfx.wrappers.monitor import metrics, monitor
+from adamfx.wrappers.placement import abstract_state, offload, shard_state
 from adamfx.wrappers.precision import compensate, master_weights, round_stochastically
 from adamfx.wrappers.privacy import differentially_private_aggregate, per_example_grads
 from adamfx.wrappers.skipping import check_finite, skip_nonfinite, skip_spikes
+from adamfx.wrappers.stored import stored
 from adamfx.wrappers.views import (
     Lens,
     Through,
@@ -326,6 +330,8 @@ __all__ = [
     "cast_stochastically",
     "factored",
     "cover",
+    "int8",
+    "uint8",
     "Estimator",
     "estimator",
     "Recursion",
@@ -443,6 +449,10 @@ __all__ = [
     "hutchinson",
     "gauss_newton_bartlett",
     "mechanize",
+    "stored",
+    "shard_state",
+    "offload",
+    "abstract_state",
     "view",
     "stacked",
     "Lens",

@@ -194,8 +194,20 @@ WRAPPERS |= {
     "swa": lambda tx: fx.swa(tx, 2),
     "outer_step": lambda tx: fx.outer_step(tx, fx.sgd(0.7, 0.5), 2),
     "schedule_free": lambda tx: fx.schedule_free(tx, 0.01),
+    "stored": lambda tx: fx.stored(
+        tx, mu=fx.int8(2, min_size=0), nu=fx.uint8(2, min_size=0, stochastic=True)
+    ),
 }
-NEW = ("view", "stacked", "mechanize", "ema_nesterov", "swa", "outer_step", "schedule_free")
+NEW = (
+    "view",
+    "stacked",
+    "mechanize",
+    "ema_nesterov",
+    "swa",
+    "outer_step",
+    "schedule_free",
+    "stored",
+)
 SENTENCES |= {f"{name}(adamw)": WRAPPERS[name](fx.adamw(0.01)) for name in NEW}
 SENTENCES |= {
     "in_blocks(muon)": fx.view(fx.muon(0.01), fx.in_blocks(2)),

@@ -391,6 +391,31 @@ Roots of an old mass divide by the new one | moments/bases.py
 + v = v
   test_matrices.py::test_shampoo[0.9-3-shape0]
 
+A byte is as coarse near zero as elsewhere | moments/storages.py
+- 2 * y / (1 + jnp.abs(y)) if signed else y
++ y
+  test_stored.py::test_codes_and_scales[int8]
+
+A divisor in a byte may become zero | moments/storages.py
+- jnp.where((codes == 0) & (y > 0), 1, codes)
++ codes
+  test_stored.py::test_a_divisor_that_is_not_zero_stays_so
+
+Every leaf draws the same numbers | wrappers/stored.py
+- jax.random.fold_in(key, at)
++ key
+  test_stored.py::test_rounding_at_random_draws_anew_in_every_step_and_leaf
+
+The state is not shared out | wrappers/placement.py
+- parts = [axis if d == dim else free for d in range(x.ndim)]
++ parts = [free for d in range(x.ndim)]
+  test_scale.py::test_a_state_in_shares_steps_as_a_whole_one[adamw-auto]
+
+What was fetched from the host stays on the device | wrappers/placement.py
+- {"inner": moved(inner, jax.memory.Space.Host)}
++ {"inner": inner}
+  test_scale.py::test_a_state_on_the_host[adamw]
+
 Blocks are put back in another order | wrappers/views.py
 - y = jnp.swapaxes(y, -2, -3).reshape(
 + y = y.reshape(

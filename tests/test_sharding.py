@@ -19,13 +19,18 @@ CHOSEN = OPTIMIZERS | {
     k: SENTENCES[k] for k in ("scheduled decays", "live in chain", "clipped adamw")
 }
 CHOSEN |= {f"{name}(adamw)": SENTENCES[f"{name}(adamw)"] for name in WRAPPERS}
+# Where every column lies on a device of its own, no larger block lies on one.
+CHOSEN["stored(adamw)"] = fx.stored(
+    fx.adamw(0.01), mu=fx.int8(1, min_size=0), nu=fx.uint8(1, min_size=0)
+)
 
 
 def layouts(shape, leaf):
-    """How memory of another shape than its parameter may lie: each axis whole, or as one of that size."""
+    """How memory of another shape than its parameter may lie: each axis whole, or as one it divides."""
     spec = (*SPECS[leaf], *[None] * len(SHAPES[leaf])) if leaf else ()
-    of = dict(zip(SHAPES[leaf], spec, strict=False)) if leaf else {}
-    choices = [{None, of.get(n)} for n in shape]
+    of = [*zip(SHAPES[leaf], spec, strict=False)] if leaf else []
+    # An axis of memory may have one number for each block of the parameter's.
+    choices = [{None, *(a for m, a in of if n > 1 and m % n == 0)} for n in shape]
     for axes in itertools.product(*choices):
         used = [a for axis in axes if axis for a in ((axis,) if isinstance(axis, str) else axis)]
         if len(set(used)) == len(used):

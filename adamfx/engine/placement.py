@@ -6,6 +6,7 @@ the type; for automatic axes, which no type tells, it ties the memory to its par
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from adamfx.engine import trees
 
 Axes = Sequence[Any]  # of int or None
-_reshard: Any = getattr(jax, "reshard", None) or jax.sharding.reshard  # type: ignore[attr-defined]
+reshard: Any = getattr(jax, "reshard", None) or jax.sharding.reshard  # type: ignore[attr-defined]
 
 
 class Along(NamedTuple):
@@ -31,6 +32,8 @@ class Along(NamedTuple):
 def along(x: Any, axes: Axes) -> Along:
     """Memory whose axis i is sharded as axis `axes[i]` of its parameter; None: not sharded.
 
+    An axis may be shorter than the one it follows, with one number for each block of it.
+
     For `init` of a block whose memory has another shape than the parameter (m, n), such as
     {"left": along(jnp.zeros((m, m)), (0, None)), "right": along(jnp.zeros((n, n)), (1, None))}.
     Without it, memory of the parameter's shape is sharded as the parameter, any other is replicated.
@@ -41,6 +44,14 @@ def along(x: Any, axes: Axes) -> Along:
             f"axes of the memory, got {tuple(axes)}"
         )
     return Along(jnp.asarray(x), tuple(axes))
+
+
+def beside(p: Any, x: Any) -> Any:
+    """Memory that has the axes of its parameter, some of them shorter, as lying along these."""
+    if x.ndim != p.ndim or x.shape == p.shape:
+        return x
+    pairs = enumerate(zip(x.shape, p.shape, strict=True))
+    return along(x, [i if a == b or (a > 1 and b % a == 0) else None for i, (a, b) in pairs])
 
 
 def anchor(arrays: list) -> jax.Array:
@@ -57,16 +68,21 @@ def follow(p: jax.Array, x: Any, axes: Axes | None = None) -> jax.Array:
     if axes is None:
         return follow(p, x, list(range(p.ndim)) if x.shape == p.shape else [None] * x.ndim)
     for i, a in enumerate(axes):
-        if a is not None and x.shape[i] != p.shape[a]:
+        if (
+            a is not None
+            and (not x.shape[i] or p.shape[a] % x.shape[i])
+            and x.shape[i] != p.shape[a]
+        ):
             raise ValueError(
                 f"along: axis {i} of memory of shape {x.shape} cannot follow axis {a} of a parameter of "
-                f"shape {p.shape}: their sizes differ"
+                f"shape {p.shape}: its size is no divisor of that"
             )
     if not isinstance(p, Tracer):
         return x if isinstance(x, Tracer) else _put(p, x, axes)
     mesh = jax.typeof(p).sharding.mesh
     if mesh.axis_types and all(t == AxisType.Explicit for t in mesh.axis_types):
-        return _reshard(x, NamedSharding(mesh, _spec(jax.typeof(p).sharding.spec, p.ndim, axes)))
+        spec = _spec(jax.typeof(p).sharding.spec, p.ndim, axes)
+        return reshard(x, NamedSharding(mesh, _fitting(x, spec, mesh)))
     return _tie(p, x, axes)
 
 
@@ -123,10 +139,20 @@ def _spec(spec: Any, ndim: int, axes: Axes) -> PartitionSpec:
     return PartitionSpec(*(None if a is None else of[a] for a in axes))
 
 
+def _fitting(x: jax.Array, spec: PartitionSpec, mesh: Any) -> PartitionSpec:
+    """The spec without what does not divide an axis of x."""
+
+    def shards(names: Any) -> int:
+        return math.prod(mesh.shape[n] for n in (names if isinstance(names, tuple) else (names,)))
+
+    pairs = zip(x.shape, spec, strict=True)
+    return PartitionSpec(*(None if n and size % shards(n) else n for size, n in pairs))
+
+
 def _put(p: jax.Array, x: jax.Array, axes: Axes) -> jax.Array:
     sharding = p.sharding
     if isinstance(sharding, NamedSharding):
-        spec = list(_spec(sharding.spec, p.ndim, axes))
+        spec = list(_fitting(x, _spec(sharding.spec, p.ndim, axes), sharding.mesh))
         kind, explicit = sharding.memory_kind, AxisType.Explicit in sharding.mesh.axis_types
         while spec and spec[-1] is None and not explicit:  # as JAX writes what a program returns
             spec.pop()
@@ -147,6 +173,10 @@ def _tie(p: jax.Array, x: jax.Array, axes: Axes) -> jax.Array:
         return x
     y = p.real if jnp.iscomplexobj(p) else p
     never = (y > 0) & (y < 0)  # false everywhere; compilers do not fold it
+    for i, a in enumerate(axes):  # one number for each block
+        if a is not None and never.shape[a] != x.shape[i]:
+            shape = (*never.shape[:a], x.shape[i], -1, *never.shape[a + 1 :])
+            never = never.reshape(shape).any(a + 1)
     kept = [a for a in axes if a is not None]
     if kept != list(range(p.ndim)):
         never = never.any([a for a in range(p.ndim) if a not in kept])

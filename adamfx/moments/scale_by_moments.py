@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
-from adamfx.engine.placement import along
+from adamfx.engine.placement import beside
 from adamfx.engine.record import DENOMINATORS, HERE, Denominator, Frame, Moments, Rates, Side
 from adamfx.engine.trees import real_dtype
 from adamfx.moments.estimators import Estimator, Own, Recursion, ema
@@ -137,7 +137,7 @@ class Running:
                 f"scale_by_moments: {self.name}_dtype {self.dtype} cannot hold the complex moment {self.name}"
             )
         parts = self.form.write(s, None)
-        return self._named({n: _beside(p, x) for n, x in parts.items()})
+        return self._named({n: beside(p, x) for n, x in parts.items()})
 
     def step(
         self, g: Array, at: At, rates: Rates, memory: Any, key: Any
@@ -190,14 +190,6 @@ def average_of(side: Any) -> Recursion | None:
     r = None if side is None else (side if isinstance(side, Estimator) else ema(side)).meaning
     fits = isinstance(r, Recursion) and r.weighs and r.storage is None
     return r if fits else None
-
-
-def _beside(p: Array, x: Array) -> Any:
-    """Memory that has the axes of its parameter, some of them shrunk to one, lies as these do."""
-    if x.ndim != p.ndim or x.shape == p.shape:
-        return x
-    pairs = zip(x.shape, p.shape, strict=True)
-    return along(x, [i if a == b else None for i, (a, b) in enumerate(pairs)])
 
 
 # ---- scale_by_moments ----------------------------------------------------------------------------

@@ -1,0 +1,232 @@
+"""Where the state of any transformation lies: shapes and shardings of it, shared out, or on the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from adamfx.engine.placement import is_explicit, reshard
+from adamfx.transformation import block, treewise
+from adamfx.values.constructor import Inner
+from adamfx.wrappers.groups import Labels
+
+Array = Any
+Tree = Any
+
+
+def abstract_state(tx: Any, params: Tree) -> Any:
+    """Shapes, dtypes and shardings of tx.init(params), without making an array.
+
+        like = fx.abstract_state(tx, jax.tree.map(...))          # for Orbax, to restore on another mesh
+        where = jax.tree.map(lambda x: x.sharding, like)         # for jax.jit(..., out_shardings=...)
+
+    `jax.eval_shape(tx.init, params)` gives the shapes alone.
+
+    Args:
+      tx: a transformation of this library.
+      params: arrays, or `jax.ShapeDtypeStruct`s with a sharding, on one mesh. A leaf without a NamedSharding
+        counts as replicated; where no leaf has one, neither has the state.
+
+    Raises ValueError for parameters on several meshes: those of each mesh are a tree of their own.
+    """
+    leaves = [x for x in jax.tree.leaves(params) if _is_named(x)]
+    meshes = list(dict.fromkeys(x.sharding.mesh for x in leaves))
+    if len(meshes) > 1:
+        raise ValueError(
+            f"abstract_state: the parameters lie on {len(meshes)} meshes; call it for the tree of each one"
+        )
+    if not meshes:
+        return jax.eval_shape(tx.init, params)
+    mesh = meshes[0]
+    # The types of explicit axes carry shardings through a trace, those of automatic ones do not.
+    typed = _explicit(mesh)
+
+    def seen(x: Any) -> Any:
+        if not hasattr(x, "dtype"):
+            return x
+        spec = x.sharding.spec if _is_named(x) else PartitionSpec()
+        spec = PartitionSpec(*getattr(spec, "partitions", spec))
+        return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=NamedSharding(typed, spec))
+
+    def back(x: Any) -> Any:
+        spec = x.sharding.spec if _is_named(x) else PartitionSpec()
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
+
+    with jax.sharding.use_abstract_mesh(typed.abstract_mesh):
+        found = jax.eval_shape(tx.init, jax.tree.map(seen, params))
+    return jax.tree.map(back, found)
+
+
+def _is_named(x: Any) -> bool:
+    return isinstance(getattr(x, "sharding", None), NamedSharding)
+
+
+def _explicit(mesh: Any) -> Any:
+    return Mesh(
+        mesh.devices, mesh.axis_names, axis_types=(AxisType.Explicit,) * len(mesh.axis_names)
+    )
+
+
+# ---- shared out ----------------------------------------------------------------------------------
+
+
+@block
+def shard_state(transformation: Inner, axis: str = "data"):
+    """ZeRO: parameters stay as they are; state and arithmetic are shared out along an axis of the mesh.
+
+        with jax.set_mesh(mesh):
+            tx = fx.shard_state(fx.adamw(1e-3))
+            state = tx.init(params)
+
+    Each leaf is cut along its first axis that is free and that the size of the mesh axis divides; others,
+    such as scalars, stay whole. Gradients are reduced into shards, new parameters are gathered. Rajbhandari
+    et al. 2020, stages 1 and 2. Inside or around every wrapper, with automatic and explicit axes.
+
+    Args:
+      transformation: what remembers.
+      axis: of the mesh that `jax.set_mesh` has set; without that axis nothing is cut.
+
+    Remembers `inner`, and `cut`, the axis of each leaf, as part of the structure.
+    """
+    tx = transformation
+    if not isinstance(axis, str):
+        raise TypeError(f"shard_state: axis must be the name of an axis of the mesh, got {axis!r}")
+
+    def sharded(leaves, cut):
+        dims = leaves.layout.pick(cut)
+
+        def of(column):
+            if column is None:
+                return None
+            return [_lying(x, d, axis) for x, d in zip(column, dims, strict=True)]
+
+        return leaves.replace(
+            updates=of(leaves.updates), gradients=of(leaves.gradients), params=of(leaves.params)
+        )
+
+    def gathered(column, leaves, cut):
+        dims = leaves.layout.pick(cut)
+        likes = leaves.params or leaves.updates
+        return [_lying(x, d, None, p) for x, d, p in zip(column, dims, likes, strict=True)]
+
+    def start(leaves):
+        n = _size(axis)
+        cut: list[int | None] = [None] * len(leaves.layout.grads)
+        for j, p in zip(leaves.layout.rows, leaves.params, strict=True):
+            cut[j] = _first_free(p, axis, n)
+        return {"cut": Labels(tuple(cut)), "inner": tx.start(sharded(leaves, cut))}
+
+    def run(leaves, memory, step):
+        cut = memory.cut.of
+        if any(d is not None for d in cut):
+            _size(axis)
+        table = sharded(leaves, cut)
+        out, inner = tx.run(table, memory.inner, step)
+        memory = {"cut": memory.cut, "inner": inner}
+        if leaves.applies:  # the sum is made of shards, and travels as narrow as the parameters are
+            return leaves.replace(moved=gathered(out.ended(), leaves, cut)), memory
+        updates = out.updates
+        if leaves.final:
+            updates = [u.astype(to) for u, to in zip(updates, leaves.dtypes, strict=True)]
+        return leaves.replace(updates=gathered(updates, leaves, cut)), memory
+
+    def through(leaves, memory, point):
+        found = point(tx, sharded(leaves, memory.cut.of), memory.inner)
+        return leaves.replace(params=gathered(found.params, leaves, memory.cut.of))
+
+    return treewise(run, tx)._replace(start=start, through=through, carried=("cut", "inner"))
+
+
+def _size(axis: str) -> int:
+    """Of the mesh axis; 0 where there is none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.shape:
+        raise ValueError(
+            "shard_state: no mesh is set, over which to share the state out; write with jax.set_mesh(mesh): "
+            "around init and the step"
+        )
+    return dict(mesh.shape).get(axis, 0)
+
+
+def _spec_of(x: Array) -> list | None:
+    """The axes of the mesh along each axis of an array; None where no type tells."""
+    if isinstance(x, Tracer) and not is_explicit(x):
+        return None
+    sharding = jax.typeof(x).sharding if isinstance(x, Tracer) else x.sharding
+    if not isinstance(sharding, NamedSharding):
+        return [None] * x.ndim
+    spec = tuple(getattr(sharding.spec, "partitions", sharding.spec))
+    return [*spec, *[None] * (x.ndim - len(spec))]
+
+
+def _first_free(p: Array, axis: str, n: int) -> int | None:
+    spec = _spec_of(p) or [None] * p.ndim
+    taken = [a for names in spec for a in (names if isinstance(names, tuple) else (names,))]
+    if n < 2 or axis in taken:
+        return None
+    fits = (d for d, m in enumerate(p.shape) if spec[d] is None and m and m % n == 0)
+    return next(fits, None)
+
+
+def _lying(x: Array, dim: int | None, axis: str | None, like: Array = None) -> Array:
+    """x cut along dim over this axis of the mesh; for no axis in one piece there, and otherwise as `like`."""
+    if dim is None:
+        return x
+    spec = _spec_of(x)
+    if spec is None:
+        free = PartitionSpec.UNCONSTRAINED
+        parts = [axis if d == dim else free for d in range(x.ndim)]
+        return jax.lax.with_sharding_constraint(x, PartitionSpec(*parts))
+    if axis is None:
+        spec = _spec_of(like) or spec
+    spec[dim] = axis
+    to = PartitionSpec(*spec)
+    if isinstance(x, Tracer):
+        return reshard(x, to)
+    move = reshard if is_explicit(x) else jax.lax.with_sharding_constraint
+    return jax.jit(move, static_argnums=1)(x, to)
+
+
+# ---- on the host ---------------------------------------------------------------------------------
+
+
+@block
+def offload(transformation: Inner):
+    """The state rests in the memory of the host; each step fetches it, and puts it back.
+
+        tx = fx.offload(fx.adamw(1e-3))
+
+    The arithmetic stays on the device, leaf by leaf, so that what is fetched need not be there all at once.
+    Arrays of fewer than 4,096 numbers stay on the device. Outermost: nothing but a loop of one's own may
+    look at a state that is on the host (skip_nonfinite and accumulate belong inside).
+
+    Args:
+      transformation: what remembers.
+
+    Remembers `inner`, in pinned memory of the host.
+    """
+    tx = transformation
+
+    def moved(state, space):
+        return jax.tree.map(lambda x: jax.device_put(x, space) if _travels(x) else x, state)
+
+    def start(leaves):
+        return {"inner": moved(tx.start(leaves), jax.memory.Space.Host)}
+
+    def run(leaves, memory, step):
+        out, inner = tx.run(leaves, moved(memory.inner, jax.memory.Space.Device), step)
+        return out, {"inner": moved(inner, jax.memory.Space.Host)}
+
+    def through(leaves, memory, point):
+        inner = moved(memory.inner, jax.memory.Space.Device)
+        return leaves.replace(params=point(tx, leaves, inner).params)
+
+    return treewise(run, tx)._replace(start=start, through=through)
+
+
+def _travels(x: Any) -> bool:
+    return hasattr(x, "size") and x.size >= 4096

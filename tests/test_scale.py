@@ -1,0 +1,200 @@
+"""Where a state lies: its shapes and shardings before it is made, shared out over devices, on the host."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from table import OPTIMIZERS, SENTENCES, WRAPPERS
+from test_sharding import SHAPES, SPECS
+
+import adamfx as fx
+
+RNG = np.random.default_rng(0)
+AXES = pytest.mark.parametrize("axes", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+VALUES = {
+    "w": RNG.normal(size=(64, 16)).astype(np.float32),
+    "t": RNG.normal(size=(5, 24)).astype(np.float32),
+    "b": np.ones(7, np.float32),
+    "s": np.float32(1.0),
+}
+LIES = {"w": P("model", None), "t": P(), "b": P(), "s": P()}
+CUT = {"w": P("model", "data"), "t": P(None, "data"), "b": P(), "s": P()}
+
+
+def mesh_of(axes):
+    return jax.make_mesh((4, 2), ("data", "model"), axis_types=(axes, axes))
+
+
+def put(mesh, values=VALUES, lies=LIES):
+    return {k: jax.device_put(x, NamedSharding(mesh, lies[k])) for k, x in values.items()}
+
+
+def loss(p):
+    return sum(jnp.sum(jnp.sin(x * 3 + i)) for i, x in enumerate(jax.tree.leaves(p)))
+
+
+def train(tx, p, steps=4):
+    @jax.jit
+    def step(p, s):
+        return tx.step(jax.grad(loss)(p), s, p)
+
+    s = tx.init(p)
+    for _ in range(steps):
+        p, s = step(p, s)
+    return p, s
+
+
+def assert_lies(tree, specs, mesh):
+    for k, x in tree.items():
+        assert x.sharding.is_equivalent_to(NamedSharding(mesh, specs[k]), x.ndim), (k, x.sharding)
+
+
+# ---- abstract_state ------------------------------------------------------------------------------
+
+OF_ALL = OPTIMIZERS | {f"{name}(adamw)": SENTENCES[f"{name}(adamw)"] for name in WRAPPERS}
+
+
+@AXES
+@pytest.mark.parametrize("name", OF_ALL)
+def test_shapes_and_shardings_of_a_state_that_is_not_made(name, axes):
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(axes, axes))
+    with jax.set_mesh(mesh):
+        p = {k: jnp.full(SHAPES[k], 0.5) for k in SPECS}
+        p = {k: jax.device_put(x, NamedSharding(mesh, SPECS[k])) for k, x in p.items()}
+        made = OF_ALL[name].init(p)
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), p
+        )
+    for given in (p, abstract):
+        found = fx.abstract_state(OF_ALL[name], given)
+        assert jax.tree.structure(found) == jax.tree.structure(made)
+        pairs = zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(made), strict=True)
+        for (path, a), b in pairs:
+            assert (a.shape, a.dtype) == (b.shape, b.dtype)
+            assert a.sharding.mesh == mesh
+            if "view" not in str(path) and "stacked" not in str(path):  # arrays of another form
+                assert b.sharding.is_equivalent_to(a.sharding, b.ndim), (path, a, b.sharding)
+
+
+def test_a_state_of_one_device_has_no_sharding_and_of_two_meshes_none_at_all():
+    like = fx.abstract_state(fx.adam(1e-3), {"w": jnp.ones(3)})
+    assert like["scale_by_moments"].mu["w"].shape == (3,)
+    devices = np.array(jax.devices())
+    two = [jax.sharding.Mesh(devices[i : i + 4], ("x",)) for i in (0, 4)]
+    p = [jax.device_put(jnp.ones(4), NamedSharding(mesh, P("x"))) for mesh in two]
+    with pytest.raises(ValueError, match="lie on 2 meshes; call it for the tree of each one"):
+        fx.abstract_state(fx.adam(1e-3), p)
+
+
+# ---- shard_state ---------------------------------------------------------------------------------
+
+INSIDE = {
+    "adamw": fx.adamw(1e-2),
+    "lamb": fx.lamb(1e-2),
+    "clipped": fx.chain(fx.clip_by_global_norm(1.0), fx.adamw(1e-2)),
+    "adafactor": fx.adafactor(1e-2, min_dim_size_to_factor=4),
+    "muon": fx.muon(1e-2),
+    "master_weights": fx.master_weights(fx.adamw(1e-2)),
+    "accumulate": fx.accumulate(fx.adamw(1e-2), 2),
+    "skip_nonfinite": fx.skip_nonfinite(fx.adamw(1e-2)),
+    "schedule_free": fx.schedule_free(fx.sgd(1e-2), 1e-2),
+}
+AROUND = {
+    "": lambda tx: tx,
+    "accumulate": lambda tx: fx.accumulate(tx, 2),
+    "skip_nonfinite": fx.skip_nonfinite,
+    "partition": lambda tx: fx.partition(
+        {"a": tx, "b": fx.sgd(0.1)}, {"w": "a", "t": "a", "b": "b", "s": "b"}
+    ),
+}
+
+
+@AXES
+@pytest.mark.parametrize("name", INSIDE)
+def test_a_state_in_shares_steps_as_a_whole_one(name, axes):
+    mesh = mesh_of(axes)
+    with jax.set_mesh(mesh):
+        p, tx = put(mesh), INSIDE[name]
+        want, _ = train(tx, p)
+        got, state = train(fx.shard_state(tx), p)
+        assert_lies(got, LIES, mesh)
+        seen = {k for k in ("mu", "z", "acc_grads") if _has(state, k)}
+        for k in seen:
+            assert_lies(fx.get(state, k), CUT, mesh)
+        assert seen or name in ("adafactor", "muon")
+    for k in p:
+        np.testing.assert_allclose(got[k], want[k], rtol=2e-5, atol=2e-6)
+
+
+def _has(state, name):
+    try:
+        fx.get(state, name)
+    except KeyError:
+        return False
+    return True
+
+
+@AXES
+@pytest.mark.parametrize("name", AROUND)
+def test_wrappers_around_shares(name, axes):
+    mesh = mesh_of(axes)
+    with jax.set_mesh(mesh):
+        p = put(mesh)
+        want, _ = train(AROUND[name](fx.adamw(1e-2)), p)
+        got, _ = train(AROUND[name](fx.shard_state(fx.adamw(1e-2))), p)
+    for k in p:
+        np.testing.assert_allclose(got[k], want[k], rtol=1e-5, atol=1e-6)
+
+
+@AXES
+def test_what_travels_is_as_narrow_as_the_parameters(axes):
+    mesh = mesh_of(axes)
+    with jax.set_mesh(mesh):
+        p = put(mesh, {"w": np.ones((64, 16), jnp.bfloat16)})
+        tx = fx.shard_state(fx.master_weights(fx.adamw(1e-2)))
+        s = tx.init(p)
+        text = jax.jit(tx.step).lower(p, s, p).compile().as_text()
+    gathers = [line for line in text.splitlines() if " all-gather(" in line]
+    assert gathers
+    assert all("f32[64,16]" not in line.split("all-gather(")[0] for line in gathers)
+
+
+def test_shares_without_a_mesh_or_its_axis():
+    with pytest.raises(ValueError, match="no mesh is set"):
+        fx.shard_state(fx.adam(1e-3)).init({"w": jnp.ones(8)})
+    with pytest.raises(TypeError, match="axis must be the name"):
+        fx.shard_state(fx.adam(1e-3), 0)
+    mesh = mesh_of(AxisType.Auto)
+    with jax.set_mesh(mesh):
+        p = put(mesh)
+        state = fx.shard_state(fx.adam(1e-3), "expert").init(p)
+        assert_lies(fx.get(state, "mu"), LIES, mesh)
+
+
+# ---- offload -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inside", ["adamw", "accumulate", "skip_nonfinite"])
+def test_a_state_on_the_host(inside):
+    p = {"w": jnp.ones((64, 128)), "b": jnp.ones(3)}
+    tx = INSIDE[inside]
+    want, _ = train(tx, p)
+    got, state = train(fx.offload(tx), p)
+    for k in p:
+        np.testing.assert_allclose(got[k], want[k], rtol=3e-7)  # another program, another rounding
+        assert got[k].sharding.memory_kind == "device"
+    assert fx.get(state, "mu")["w"].sharding.memory_kind == "pinned_host"
+    assert fx.get(state, "mu")["b"].sharding.memory_kind == "device"
+
+
+def test_a_state_on_the_host_is_saved_and_read_back(tmp_path):
+    p = {"w": jnp.ones((64, 128))}
+    tx = fx.offload(fx.adamw(1e-2))
+    p, state = train(tx, p, 2)
+    fx.save(tmp_path / "run", {"params": p, "state": state})
+    again = fx.load(tmp_path / "run", {"params": p, "state": state})
+    q, _ = tx.step(p, again["state"], again["params"])
+    r, _ = tx.step(p, state, p)
+    np.testing.assert_array_equal(q["w"], r["w"])
