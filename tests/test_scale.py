@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from table import OPTIMIZERS, SENTENCES, WRAPPERS
-from test_sharding import SHAPES, SPECS
+from test_sharding import CHOSEN, SHAPES, SPECS
 
 import adamfx as fx
 
@@ -54,6 +54,7 @@ def assert_lies(tree, specs, mesh):
 # ---- abstract_state ------------------------------------------------------------------------------
 
 OF_ALL = OPTIMIZERS | {f"{name}(adamw)": SENTENCES[f"{name}(adamw)"] for name in WRAPPERS}
+OF_ALL["stored(adamw)"] = CHOSEN["stored(adamw)"]  # of which no block straddles two devices
 
 
 @AXES
@@ -176,6 +177,7 @@ def test_shares_without_a_mesh_or_its_axis():
 # ---- offload -------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 8), reason="JAX 0.7 leaves it on the device")
 @pytest.mark.parametrize("inside", ["adamw", "accumulate", "skip_nonfinite"])
 def test_a_state_on_the_host(inside):
     p = {"w": jnp.ones((64, 128)), "b": jnp.ones(3)}

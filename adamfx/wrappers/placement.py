@@ -202,7 +202,8 @@ def offload(transformation: Inner):
 
     The arithmetic stays on the device, leaf by leaf, so that what is fetched need not be there all at once.
     Arrays of fewer than 4,096 numbers stay on the device. Outermost: nothing but a loop of one's own may
-    look at a state that is on the host (skip_nonfinite and accumulate belong inside).
+    look at a state that is on the host (skip_nonfinite and accumulate belong inside). JAX 0.7 leaves it
+    on the device.
 
     Args:
       transformation: what remembers.
