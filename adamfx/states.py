@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from adamfx.combine import LIVE
 from adamfx.engine import trees
 from adamfx.engine.memory import is_memory
-from adamfx.engine.packed import State, as_given, is_state
+from adamfx.engine.packed import State, as_given, goes_on
 from adamfx.values.value import match_name
 
 
@@ -53,19 +53,9 @@ def _inside(x: Any, prefix: str) -> Iterator[tuple[Any, Any, str]]:
             yield key, part, f"{prefix}.{key}" if prefix else str(key)
 
 
-def _goes_on(x: Any) -> bool:
-    """Whether states stand inside, so that `x` itself is no entry."""
-    if is_memory(x) or is_state(x):
-        return True
-    parts = (
-        x.values() if isinstance(x, (dict, State)) else x if isinstance(x, (tuple, list)) else ()
-    )
-    return any(_goes_on(part) for part in parts)
-
-
 def _entries(x: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     for _, part, name in _inside(x, prefix):
-        if _goes_on(part):
+        if goes_on(part):
             yield from _entries(part, name)
         elif jax.tree.leaves(part):
             yield name, part
@@ -74,10 +64,10 @@ def _entries(x: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 def _changed(x: Any, prefix: str, changes: dict[str, Any]) -> Any:
     new = {}
     for key, part, name in _inside(x, prefix):
-        if name in changes and not _goes_on(part):
+        if name in changes and not goes_on(part):
             new[key] = _like(name, part, changes[name])
         else:
-            new[key] = _changed(part, name, changes) if _goes_on(part) else part
+            new[key] = _changed(part, name, changes) if goes_on(part) else part
     if is_memory(x):
         return x._replace(**new)
     if isinstance(x, (dict, State)):

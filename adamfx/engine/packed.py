@@ -198,6 +198,16 @@ def is_state(x: Any) -> bool:
     return isinstance(x, State) or (isinstance(x, dict) and "count" in x)
 
 
+def goes_on(x: Any) -> bool:
+    """Whether states stand inside, so that `x` itself is no entry."""
+    if is_memory(x) or is_state(x):
+        return True
+    parts = (
+        x.values() if isinstance(x, (dict, State)) else x if isinstance(x, (tuple, list)) else ()
+    )
+    return any(goes_on(part) for part in parts)
+
+
 def as_given(given: Any, parts: dict[str, Any]) -> Any:
     """The parts as a state of the kind that was given."""
     return given.like(parts) if isinstance(given, State) else parts

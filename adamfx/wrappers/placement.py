@@ -84,7 +84,7 @@ def shard_state(transformation: Inner, axis: str = "data"):
 
     Each leaf is cut along its first axis that is free and that the size of the mesh axis divides; others,
     such as scalars, stay whole. Gradients are reduced into shards, new parameters are gathered. Rajbhandari
-    et al. 2020, stages 1 and 2. Inside or around every wrapper, with automatic and explicit axes.
+    et al. 2020, stages 1 and 2. With automatic and explicit axes, around wrappers or inside of them.
 
     Args:
       transformation: what remembers.

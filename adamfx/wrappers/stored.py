@@ -11,13 +11,12 @@ import jax.numpy as jnp
 
 from adamfx.engine import trees
 from adamfx.engine.memory import is_memory, remember
-from adamfx.engine.packed import State, as_given, is_state
+from adamfx.engine.packed import State, as_given, goes_on, is_state
 from adamfx.engine.placement import beside, follow
+from adamfx.engine.working import KEYS
 from adamfx.moments.storages import Storage
 from adamfx.transformation import block, treewise
 from adamfx.values.constructor import Inner
-
-KEYS = "threefry2x32"
 
 
 @block
@@ -127,7 +126,7 @@ def _names(x: Any, found: set) -> None:
     """The names of all memory in a state, those inside included."""
     if is_memory(x):
         for name in x._fields:
-            if _has_states(part := getattr(x, name)):
+            if goes_on(part := getattr(x, name)):
                 _names(part, found)
             else:
                 found.add(name)
@@ -138,15 +137,6 @@ def _names(x: Any, found: set) -> None:
     elif isinstance(x, (tuple, list)):
         for part in x:
             _names(part, found)
-
-
-def _has_states(x: Any) -> bool:
-    if is_memory(x) or is_state(x):
-        return True
-    inside = (
-        x.values() if isinstance(x, (dict, State)) else x if isinstance(x, (tuple, list)) else ()
-    )
-    return any(map(_has_states, inside))
 
 
 def _mapped(leaves: Any, x: Any, like: Any, names: set, change: Callable) -> Any:
@@ -163,7 +153,7 @@ def _mapped(leaves: Any, x: Any, like: Any, names: set, change: Callable) -> Any
             new = {}
             for n in x._fields:
                 two = getattr(x, n), getattr(like, n)
-                kept = n in names and not _has_states(two[1])
+                kept = n in names and not goes_on(two[1])
                 new[n] = entry(n, *two) if kept else walk(*two)
             return x._replace(**new)
         if isinstance(x, (dict, State)):
