@@ -244,6 +244,7 @@ from adamfx.states import get, set
 from adamfx.training.checkpoints import load, save
 from adamfx.training.fit import Fit, fit
 from adamfx.training.history import History, no_improvement
+from adamfx.training.orbax import Checkpoints
 from adamfx.training.step import make_step
 from adamfx.transformation import (
     GradientTransformation,
@@ -482,6 +483,7 @@ __all__ = [
     "no_improvement",
     "save",
     "load",
+    "Checkpoints",
     "interop",
     # schedules
     "Schedule",

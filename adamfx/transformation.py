@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.engine import sentence, trees
-from adamfx.engine.control import only_if
+from adamfx.engine.control import zeros_or
 from adamfx.engine.leaves import Leaves, begin, check_leaves, enter
 from adamfx.engine.words import Leafwise, Step, Treewise
 from adamfx.values.constructor import P, constructor
@@ -137,29 +137,34 @@ class GradientTransformation(Value):
         applies = leaves.applies
 
         def turn(held, updates, params, read, tx, arrays):
-            out, inner = held
+            moved, inner = held
             table = leaves.replace(updates=updates, gradients=updates)
-            table = prepare(table.replace(params=out if applies else params), *read)
+            table = prepare(table.replace(params=moved if applies else params), *read)
             found = static | arrays
             if read and "grad" in found:  # that of the loss whose gradient is worked on
                 found["grad"] = table.tree(table.updates)
             table, inner = sentence.run(tx.blocks, table, inner, found)
             if applies:
-                return table.ended(), inner
+                return (), (table.ended(), inner)
             pairs = zip(table.updates, leaves.wide(), strict=True)
-            return [u if u.dtype == d else u.astype(d) for u, d in pairs], inner
+            return [u if u.dtype == d else u.astype(d) for u, d in pairs], ((), inner)
 
-        out, params = leaves.params, None
-        if not applies:
+        def zeros():
+            if applies:
+                return ()
             rows = list(zip(leaves.updates, leaves.wide(), strict=True))
-            zeros: dict = {}
+            one: dict = {}
             for u, d in rows:  # one for each kind: the compiler sees a thousand otherwise
-                zeros.setdefault((jax.typeof(u), d), jnp.zeros_like(u, d))
-            out, params = [zeros[jax.typeof(u), d] for u, d in rows], leaves.params
+                one.setdefault((jax.typeof(u), d), jnp.zeros_like(u, d))
+            return [one[jax.typeof(u), d] for u, d in rows]
+
+        moved, params = (leaves.params, None) if applies else ((), leaves.params)
         updates = None if read else leaves.updates
         args = (updates or [None] * len(leaves), params, read, self, arrays)
-        out, state = only_if(predicate, turn, (out, state), *args)
-        return leaves.replace(**{"moved" if applies else "updates": out}), state
+        out, (moved, state) = zeros_or(predicate, turn, zeros, (moved, state), *args)
+        if applies:
+            return leaves.replace(moved=moved), state
+        return leaves.replace(updates=out), state
 
     def reads(self, name: str) -> bool:
         """Whether some block inside reads this extra argument."""

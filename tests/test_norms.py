@@ -28,15 +28,15 @@ def test_three_sums_where_there_is_no_float64(dtype):
             x = np.array([3, -4, 0, 0.5, 2], dtype) * np.asarray(size, dtype)
             wanted = np.sqrt(np.sum(np.square(x / size, dtype=np.longdouble))) * np.longdouble(size)
             for xs in ([x], [x[:2], x[2:]], list(x.reshape(5, 1))):
-                found = norms._by_three_sums([jnp.asarray(y) for y in xs])
+                found = norms._in_own_dtype([jnp.asarray(y) for y in xs])
                 assert found.dtype == dtype
                 np.testing.assert_allclose(
                     np.longdouble(found), wanted, rtol=1e-6, err_msg=str(size)
                 )
         for x in (np.inf, np.nan):
-            found = norms._by_three_sums([jnp.asarray([1, x, 1e30], dtype)])
+            found = norms._in_own_dtype([jnp.asarray([1, x, 1e30], dtype)])
             assert not np.isfinite(found)
-        assert norms._by_three_sums([jnp.zeros(3, dtype)]) == 0
+        assert norms._in_own_dtype([jnp.zeros(3, dtype)]) == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -44,7 +44,7 @@ def test_a_single_number_in_a_compiled_program(dtype):
     """(c x)(c x) is not (c c)(x x), where c c is infinite."""
     with enable_x64():
         tiny, largest = (float(x) for x in (jnp.finfo(dtype).tiny, jnp.finfo(dtype).max))
-        for norm in (lambda x: norms._by_three_sums([x]), fx.global_norm):
+        for norm in (lambda x: norms._in_own_dtype([x]), fx.global_norm):
             for x in (0.0, tiny, 1e-30, 1.0, 1e30, largest / 2):
                 for shape in ((), (1,), (1, 1)):
                     found = jax.jit(norm)(jnp.full(shape, x, dtype))

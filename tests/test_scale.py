@@ -10,6 +10,7 @@ from table import OPTIMIZERS, SENTENCES, WRAPPERS
 from test_sharding import CHOSEN, SHAPES, SPECS
 
 import adamfx as fx
+from benchmarks.hlo import collectives
 
 RNG = np.random.default_rng(0)
 AXES = pytest.mark.parametrize("axes", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
@@ -200,3 +201,65 @@ def test_a_state_on_the_host_is_saved_and_read_back(tmp_path):
     q, _ = tx.step(p, again["state"], again["params"])
     r, _ = tx.step(p, state, p)
     np.testing.assert_array_equal(q["w"], r["w"])
+
+
+# ---- matrices shared out over the chips ----------------------------------------------------------
+
+STACKS = {
+    "a": ((16, 32), P("data", "model")),
+    "b": ((32, 16), P("model", "data")),
+    "c": ((16, 32), P(None, "data")),
+    "stack": ((3, 16, 32), P(None, "data", "model")),
+    "square": ((16, 16), P("data")),
+    "alone": ((8, 24), P("data")),
+    "vector": ((16,), P()),
+}
+
+
+@AXES
+@pytest.mark.parametrize(
+    "name", ["muon", "normuon", "soap", "shampoo", "orthogonalize in bfloat16"]
+)
+def test_matrices_over_the_chips_step_as_on_one(name, axes, x64):
+    tx = {
+        "muon": fx.muon(0.01),
+        "normuon": fx.normuon(0.01),
+        "soap": fx.soap(0.01, precondition_frequency=2),
+        "shampoo": fx.shampoo(0.01, every=2),
+        "orthogonalize in bfloat16": fx.chain(fx.orthogonalize(dtype="bfloat16"), fx.scale(-0.01)),
+    }[name]
+    rng = np.random.default_rng(1)
+    shapes = {k: s for k, (s, _) in STACKS.items()}
+    if name in ("soap", "shampoo"):  # else the Gram matrices have no basis of their own
+        shapes = {k: (*s[:-2], 16, 16) if len(s) > 1 else s for k, s in shapes.items()}
+    values = {k: rng.normal(size=s) for k, s in shapes.items()}
+    want, _ = train(tx, jax.tree.map(jnp.asarray, values))
+    mesh = mesh_of(axes)
+    with jax.set_mesh(mesh):
+        got, _ = train(tx, put(mesh, values, {k: x for k, (_, x) in STACKS.items()}))
+    for k, x in got.items():
+        assert x.sharding.is_equivalent_to(NamedSharding(mesh, STACKS[k][1]), x.ndim), k
+        tolerance = 1e-3 if "bfloat16" in name else 1e-7
+        np.testing.assert_allclose(x, want[k], rtol=tolerance, atol=tolerance, err_msg=k)
+
+
+@pytest.mark.parametrize("stacked", [False, True], ids=["leaves", "stack"])
+def test_matrices_move_once_over_the_chips_and_back(stacked):
+    """What the compiled program of muon sends, and computes, on eight chips."""
+    n, shape = 16, (32, 64)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    cut = NamedSharding(mesh, P(*[None] * stacked, "data"))
+    leaf = jax.ShapeDtypeStruct((n, *shape) if stacked else shape, np.float32, sharding=cut)
+    params = {"stack": leaf} if stacked else {f"layer{i}": leaf for i in range(n)}
+    tx = fx.muon(0.01)
+    with jax.set_mesh(mesh):
+        state = fx.abstract_state(tx, params)
+        where = jax.tree.map(lambda x: x.sharding, (params, state))
+        made = jax.jit(tx.step, out_shardings=where).lower(params, state, params).compile()
+    sent = collectives(made.as_text())
+    assert set(sent) == {"all-to-all"}
+    own = 4 * n * shape[0] * shape[1] / 8
+    assert sum(size for _, size in sent.values()) <= 2 * own
+    a, b = shape
+    ideal = n * 5 * (2 * a * a * b * 2 + 2 * a**3) / 8
+    assert ideal <= made.cost_analysis()["flops"] <= 1.25 * ideal

@@ -185,8 +185,8 @@ def test_row_09_a_nan_is_dropped_and_counted_and_the_inner_count_waits():
     bad = {"w": good[0]["w"].at[1, 1].set(jnp.nan), "b": good[0]["b"]}
     p, s, emitted = accumulated(tx, good)
     assert emitted == [False, False, True] * 2
-    q, t, late = accumulated(tx, [*good[:2], bad, *good[2:]])
-    assert late == [False, False, False, True, False, False, True]
+    q, t, late = accumulated(tx, [*good[:3], good[0], bad, good[1], *good[3:]])
+    assert late == [False, False, True] + [False] * 5 + [True]
     same(p, q)
     same(s["accumulate"].inner, t["accumulate"].inner)
     assert int(s["accumulate"].dropped) == 0
@@ -194,6 +194,10 @@ def test_row_09_a_nan_is_dropped_and_counted_and_the_inner_count_waits():
     for x in (s, t):
         assert int(x["accumulate"].inner["count"]) == 2
         assert int(x["accumulate"].mini_step) == 0
+    one_by_one = fx.skip_nonfinite(tx)
+    q, t, late = accumulated(one_by_one, [*good[:2], bad, *good[2:]])
+    assert late == [False, False, False, True, False, False, True]
+    same(p, q)
     _, r, _ = accumulated(tx, good[:5])
     assert int(r["accumulate"].inner["count"]) == 1
     assert int(r["accumulate"].mini_step) == 2

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.blocks.radius import matrix_axes
+from adamfx.engine.chips import each_matrix
 from adamfx.engine.norms import norm_over
 from adamfx.engine.record import safe_divide, safe_root
-from adamfx.transformation import block, leafwise
+from adamfx.transformation import block, leafwise, treewise
 from adamfx.values.constructor import Dynamic, Exact
 
 Array = Any
@@ -110,23 +111,30 @@ def orthogonalize(
     checks.number(name, "margin", margin, low=0)
     checks.floating(name, "dtype", dtype)
 
-    def leaf(u, here):
-        if u.ndim < 2:
-            return u
-        tall = u.shape[-2] > u.shape[-1]
-        x = _transposed(u) if tall else u
-        size = NORMS[first](x)
+    def wide_side_last(u):
+        return _transposed(u) if u.shape[-2] > u.shape[-1] else u
+
+    def direction(u):
+        size = NORMS[first](u)
         size = jnp.maximum(size, eps) if first in FLOORED else margin * size + eps
-        x = safe_divide(x, jnp.broadcast_to(size, x.shape)).astype(dtype or x.dtype)
+        x = safe_divide(u, jnp.broadcast_to(size, u.shape)).astype(dtype or u.dtype)
         for a, b, c in turns:
             A = x @ _transposed(x)
             x = a * x + (b * A + c * (A @ A)) @ x
-        x = (_transposed(x) if tall else x).astype(u.dtype)
+        x = x.astype(u.dtype)
         if adaptive:
             x = x * jnp.sum((u.conj() * x).real, (-2, -1), keepdims=True)
         return x
 
-    return leafwise(leaf, elementwise=False)
+    def run(leaves, memory, step):
+        updates = [u.astype(d) for u, d in zip(leaves.updates, leaves.wide(), strict=True)]
+        at = [j for j, u in enumerate(updates) if u.ndim >= 2]
+        turned = each_matrix(direction, [wide_side_last(updates[j]) for j in at])
+        for j, x in zip(at, turned, strict=True):
+            updates[j] = x if x.shape == updates[j].shape else _transposed(x)
+        return leaves.replace(updates=updates), memory
+
+    return treewise(run)
 
 
 SHAPES = {

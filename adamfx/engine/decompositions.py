@@ -8,14 +8,13 @@ and two cores. What is differentiated takes JAX's own way.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from adamfx.engine.placement import whole
+from adamfx.engine.chips import each_matrix
 
 Array = Any
 
@@ -47,29 +46,12 @@ def in_batches(function: Callable, *trees: Any) -> Any:
     """`function` of corresponding stacks of square matrices in trees of one structure.
 
     Stacks of one size and dtype are joined to one, for one call: a batch where that is faster, and on the
-    CPU nothing that disturbs it. What is returned has an axis of matrices in front.
+    CPU nothing that disturbs it; several chips share it out. What is returned has the axes of the stack in
+    front.
     """
     leaves, structure = jax.tree.flatten(trees[0])
-    rows = list(zip(leaves, *map(structure.flatten_up_to, trees[1:]), strict=True))
-    kinds: dict[Any, list[int]] = {}
-    for j, (x, *_) in enumerate(rows):
-        kinds.setdefault((x.shape[-1], x.dtype), []).append(j)
-    out: list[Any] = [None] * len(rows)
-    for (n, _), members in kinds.items():
-        columns = zip(*(rows[j] for j in members), strict=True)
-        # Whole, else each would be sharded as the one beside it in the stack.
-        found = function(
-            *(jnp.concatenate([whole(x.reshape(-1, n, n)) for x in c]) for c in columns)
-        )
-        start = 0
-        for j in members:
-            stack = rows[j][0].shape[:-2]
-            end = start + math.prod(stack)
-            out[j] = jax.tree.map(
-                lambda y, a=start, b=end, s=stack: whole(y[a:b].reshape(*s, *y.shape[1:])), found
-            )
-            start = end
-    return structure.unflatten(out)
+    more = [structure.flatten_up_to(tree) for tree in trees[1:]]
+    return structure.unflatten(each_matrix(function, leaves, *more, join=True))
 
 
 @_one_at_a_time

@@ -13,7 +13,7 @@ import numpy as np
 
 from adamfx.engine import trees
 from adamfx.engine.each import each, parts
-from adamfx.engine.record import safe_divide, safe_root
+from adamfx.engine.record import safe_divide
 
 if hasattr(jax, "enable_x64"):
     enable_x64: Any = jax.enable_x64
@@ -35,17 +35,30 @@ def norm(arrays: list) -> jax.Array:
     return norms([arrays])[0]
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def norm_over(x: jax.Array, axes: Any = None) -> jax.Array:
     """The norm over these axes of one array, kept with size one; over all of them (a scalar) for None.
 
-    For the arithmetic of one leaf. Scaled by the largest number, so that squares stay in range; 0 for zeros,
-    as is the derivative there.
+    For the arithmetic of one leaf. By three sums, which pass over the array once, and over the chips that
+    share it; 0 for zeros, as is the derivative there.
     """
-    keep = axes is not None
-    largest = jnp.max(jnp.abs(x), axes, keepdims=keep, initial=0)
-    c = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 1))
-    y = safe_divide(x, jnp.broadcast_to(c, x.shape))
-    return c * safe_root(jnp.sum((y * y.conj()).real, axes, keepdims=keep))
+    return _by_three_sums(jnp.finfo(x.dtype).dtype, lambda c: _square_over(x * c, axes))
+
+
+@norm_over.defjvp
+def _norm_over_jvp(axes: Any, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    size = norm_over(x, axes)
+    c = _scale_of(size)
+    return size, _sum_over((safe_divide(x * c, size * c).conj() * dx).real, axes)
+
+
+def _square_over(x: jax.Array, axes: Any) -> jax.Array:
+    return _sum_over((x * x.conj()).real, axes)
+
+
+def _sum_over(x: jax.Array, axes: Any) -> jax.Array:
+    return jnp.sum(x, axes, keepdims=axes is not None)
 
 
 def norms(groups: list[list]) -> list[jax.Array]:
@@ -76,9 +89,9 @@ _compiled = jax.jit(_each)
 @jax.custom_jvp
 def _norm(xs: list) -> jax.Array:
     if xs[0].dtype == np.float64:
-        return _by_three_sums(xs)
+        return _in_own_dtype(xs)
     wide = dict.fromkeys(("cpu", "cuda", "rocm"), _in_float64)
-    return jax.lax.platform_dependent(xs, **wide, default=_by_three_sums)
+    return jax.lax.platform_dependent(xs, **wide, default=_in_own_dtype)
 
 
 @_norm.defjvp
@@ -86,7 +99,7 @@ def _norm_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     """d|x| = (c x / c|x|) dx, and 0 at 0; scaled by c, so that squares of |x| stay in range too."""
     (xs,), (dxs,) = primals, tangents
     size = _norm(xs)
-    c = jax.lax.select_n(_which(size * size), *map(jnp.asarray, _scales(size.dtype)))
+    c = _scale_of(size)
     terms = zip(xs, dxs, strict=True)
     found = [jnp.sum(safe_divide(x * c, size * c) * dx) for x, dx in terms]
     return size, functools.reduce(jax.lax.add, found)
@@ -99,14 +112,16 @@ def _in_float64(xs: list) -> jax.Array:
         return jnp.sqrt(total).astype(xs[0].dtype)
 
 
-def _by_three_sums(xs: list) -> jax.Array:
-    """Of the numbers as they are, scaled down and scaled up (Blue 1978): the one that is in range.
+def _in_own_dtype(xs: list) -> jax.Array:
+    """For float64, and for TPUs, whose float64 has the exponents of float32."""
+    return _by_three_sums(xs[0].dtype, lambda c: _sum_of_squares(xs, lambda x: x * c))
 
-    For float64, and for TPUs, whose float64 has the exponents of float32.
-    """
+
+def _by_three_sums(dtype: Any, total: Callable) -> jax.Array:
+    """Roots of total(1), and of the numbers scaled down and scaled up (Blue 1978): the one in range."""
     # Unknown to the compiler, which for a single number takes (c x)(c x) for (c c)(x x): infinity times 0.
-    scales = [jax.lax.optimization_barrier(jnp.asarray(c)) for c in _scales(xs[0].dtype)]
-    totals = [_sum_of_squares(xs, lambda x, c=c: x * c) for c in scales]
+    scales = [jax.lax.optimization_barrier(jnp.asarray(c)) for c in _scales(dtype)]
+    totals = [total(c) for c in scales]
     sizes = [jnp.sqrt(total) / c for total, c in zip(totals, scales, strict=True)]
     return jax.lax.select_n(_which(totals[0]), *sizes)
 
@@ -122,6 +137,12 @@ def _which(total: jax.Array) -> jax.Array:
     """0 if a sum of squares is in range; 1 if it overflowed, 2 if it lost digits to underflow."""
     in_range = (total > jnp.finfo(total.dtype).tiny * 1e8) & (total < jnp.inf)
     return jnp.where(in_range, 0, jnp.where(total > 1, 1, 2))
+
+
+def _scale_of(size: jax.Array) -> jax.Array:
+    """The scale by which squares of numbers near `size` stay in range."""
+    scales = [jnp.full(size.shape, c) for c in _scales(size.dtype)]
+    return jax.lax.select_n(_which(size * size), *scales)
 
 
 def _scales(dtype: Any) -> list:

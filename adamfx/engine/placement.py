@@ -134,9 +134,14 @@ def _strong(x: Any) -> jax.Array:
 
 
 def _spec(spec: Any, ndim: int, axes: Axes) -> PartitionSpec:
-    names = tuple(getattr(spec, "partitions", spec))  # what it says of reduced axes is left out
-    of = [*names, *[None] * (ndim - len(names))]
+    of = partitions(spec, ndim)
     return PartitionSpec(*(None if a is None else of[a] for a in axes))
+
+
+def partitions(spec: Any, ndim: int) -> list:
+    """The axes of the mesh along each axis of an array; what a spec says of reduced ones is left out."""
+    names = list(getattr(spec, "partitions", spec))
+    return names + [None] * (ndim - len(names))
 
 
 def _fitting(x: jax.Array, spec: PartitionSpec, mesh: Any) -> PartitionSpec:

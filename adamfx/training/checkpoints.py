@@ -37,19 +37,25 @@ def save(path: str | os.PathLike, tree: Tree) -> None:
     """Writes every array of the tree into one .npz file; a failure leaves an older file as it was.
 
     Numbers, histories, arrays of any dtype, random keys and arrays sharded over the devices of this
-    process. Raises TypeError, with the path, for anything else.
+    process. Raises TypeError, with the path, for anything else, and ValueError for an array of which other
+    processes hold a part: `Checkpoints` keeps those.
     """
     arrays, dtypes, columns = {}, {}, {}
-    for name, x in _named(tree):
+    for name, x in named(tree):
         if not (hasattr(x, "dtype") or isinstance(x, (*NUMBERS, History))):
             raise TypeError(
                 f"save: the leaf at {name} is {x!r} of type {type(x).__name__}; leaves must be arrays, "
                 "numbers or histories: filter the tree first"
             )
+        if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+            raise ValueError(
+                f"save: of the array at {name} this process holds a part only; save the run by "
+                "fx.Checkpoints, which every process calls (it needs Orbax: pip install orbax-checkpoint)"
+            )
         dtypes[name] = _dtype(x)
         if isinstance(x, History):
             columns[name], x = list(x), np.array(list(x.values()), np.float64)
-        x = np.asarray(jax.random.key_data(x) if _is_key(x) else x)
+        x = np.asarray(jax.random.key_data(x) if is_key(x) else x)
         # What NumPy itself does not know (bfloat16, float8) is written as bytes of that width.
         arrays[name] = x.view(f"u{x.dtype.itemsize}") if x.dtype.kind == "V" else x
     about = {"version": VERSION, "dtypes": dtypes, "columns": columns}
@@ -84,7 +90,7 @@ def load(path: str | os.PathLike, like: Tree, partial: bool = False) -> Tree:
     Raises ValueError, with the paths, where the file holds other leaves, shapes or dtypes, and where
     it is damaged.
     """
-    wanted = dict(_named(like))
+    wanted = dict(named(like))
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -99,21 +105,28 @@ def load(path: str | os.PathLike, like: Tree, partial: bool = False) -> Tree:
             f"{about.get('version')}, this one reads {VERSION}"
         )
     found = set(about["dtypes"])
-    missing, unknown = sorted(set(wanted) - found), sorted(found - set(wanted))
-    if missing or (unknown and not partial):
-        raise ValueError(
-            f"load: {path} holds another tree; missing in it: {_some(missing)}; not asked for: "
-            f"{_some(unknown)}; `like` must be what was saved, e.g. tx.init(params) of the same "
-            "blocks; partial=True leaves out what is not asked for"
-        )
+    check_names(
+        "load", path, set(wanted), found & set(wanted) if partial else found,
+        "; partial=True leaves out what is not asked for",
+    )  # fmt: skip
     leaves = []
     for name, x in wanted.items():
         if name in about.get("columns", {}):
             leaves.append(History(zip(about["columns"][name], arrays[name], strict=True)))
         else:
             leaves.append(_read(name, arrays[name], about["dtypes"][name], x))
-    named = jax.tree.structure(plain(like), is_leaf=_is_history)
-    return packed_as(like, jax.tree.unflatten(named, leaves))
+    return renamed(like, leaves)
+
+
+def check_names(who: str, path: Any, wanted: set, found: set, more: str = "") -> None:
+    """Raises ValueError where what is in a checkpoint is not what is asked for."""
+    missing, unknown = sorted(wanted - found), sorted(found - wanted)
+    if missing or unknown:
+        raise ValueError(
+            f"{who}: {path} holds another tree; missing in it: {_some(missing)}; not asked for: "
+            f"{_some(unknown)}; `like` must be what was saved, e.g. tx.init(params) of the same "
+            f"blocks{more}"
+        )
 
 
 def _read(name: str, x: np.ndarray, dtype: str, like: Any) -> Any:
@@ -121,7 +134,7 @@ def _read(name: str, x: np.ndarray, dtype: str, like: Any) -> Any:
         return type(like)(x.item())
     if dtype != _dtype(like):
         raise ValueError(f"load: {name} is {dtype} in the file, {_dtype(like)} in `like`")
-    if _is_key(like):
+    if is_key(like):
         impl: list = []
         jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
         out = jax.random.wrap_key_data(jnp.asarray(x), impl=impl[0])
@@ -143,21 +156,28 @@ def _read(name: str, x: np.ndarray, dtype: str, like: Any) -> Any:
 
 def _dtype(x: Any) -> str:
     """As JAX would have it; a number is written as exactly as it is."""
-    if _is_history(x):
+    if is_history(x):
         return "float64"
     return str(x.dtype if hasattr(x, "dtype") else jnp.result_type(x))
 
 
-def _named(tree: Tree) -> list[tuple[str, Any]]:
-    pairs = jax.tree_util.tree_leaves_with_path(plain(tree), is_leaf=_is_history)
+def named(tree: Tree) -> list[tuple[str, Any]]:
+    """The leaves of a tree with their paths; a history is one."""
+    pairs = jax.tree_util.tree_leaves_with_path(plain(tree), is_leaf=is_history)
     return [(jax.tree_util.keystr(path) or "the root", x) for path, x in pairs]
 
 
-def _is_history(x: Any) -> bool:
+def renamed(like: Tree, leaves: list) -> Tree:
+    """The tree of which these are the leaves, as `named` gives them of `like`."""
+    structure = jax.tree.structure(plain(like), is_leaf=is_history)
+    return packed_as(like, jax.tree.unflatten(structure, leaves))
+
+
+def is_history(x: Any) -> bool:
     return isinstance(x, History)
 
 
-def _is_key(x: Any) -> bool:
+def is_key(x: Any) -> bool:
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -104,14 +105,14 @@ class Groups:
         self.patience = PATIENCE if k is None else math.inf
         self.ahead = 1.0 if k is None else math.inf  # how many at most, of the k that fit
         self.begun = False
-        self.held: Any = None  # of another shape than the last group
+        self.ready: list = []  # taken, of one shape, in order
+        self.held: Any = None  # the one after them, of another shape
         self.error: BaseException | None = None  # to be raised when what came before is trained
 
-    def take(self, n: int) -> tuple[int, int, Tree]:
-        """(how many, k, the stacked batches); (0, k, None) at the end."""
-        group: list = []
-        end = math.inf
-        while len(group) < min(n, self.ahead, self.k or 1) and not self.interrupts.pressed:
+    def fill(self, n: int) -> int:
+        """How many of at most n batches are ready; 0 at the end."""
+        end = time.monotonic() + self.patience if self.ready else math.inf
+        while len(self.ready) < min(n, self.ahead, self.k or 1) and not self.interrupts.pressed:
             if time.monotonic() > end:
                 break
             batch, self.held = self.held, None
@@ -119,7 +120,7 @@ class Groups:
                 try:
                     batch = self._next()
                 except BaseException as error:
-                    if not group:
+                    if not self.ready:
                         raise
                     self.error = error
                     break
@@ -130,19 +131,25 @@ class Groups:
                     lambda x: x if isinstance(x, jax.Array) else np.array(x),
                     tuple(batch) if isinstance(batch, (tuple, list)) else (batch,),
                 )
-            if group and _shapes(batch) != _shapes(group[0]):
+            if self.ready and _shapes(batch) != _shapes(self.ready[0]):
                 self.held = batch
                 break
             if not self.begun:
                 self.begun, self.k = True, self.suited(batch, self.k)
-            if not group:
+            if not self.ready:
                 end = time.monotonic() + self.patience
-            group.append(batch)
-        k = self.k or 1
-        if not group:
-            return 0, k, None
-        whole = group + group[-1:] * (k - len(group))
-        return len(group), k, jax.tree.map(_stack, *whole)
+            self.ready.append(batch)
+        return min(n, len(self.ready))
+
+    @property
+    def form(self) -> int:
+        """A number that tells the shapes of what is ready from others; 0 if nothing is."""
+        return zlib.crc32(repr(_shapes(self.ready[0])).encode()) >> 2 if self.ready else 0
+
+    def stacked(self, n: int) -> Tree:
+        """The first n of what is ready, k in length."""
+        group, self.ready = self.ready[:n], self.ready[n:]
+        return jax.tree.map(_stack, *group, *group[-1:] * ((self.k or 1) - n))
 
     def pace(self, seconds: float) -> None:
         """Takes more where a dispatch was short, and fewer where it was long; of equal result."""

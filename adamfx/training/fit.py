@@ -25,6 +25,8 @@ from adamfx.engine.sentence import check_is_state
 from adamfx.training.dispatch import FAILED, SECONDS_PER_DISPATCH, Groups, convolves, program
 from adamfx.training.history import History
 from adamfx.training.interrupts import LEFT, Interrupts
+from adamfx.training.orbax import Checkpoints
+from adamfx.training.together import Elsewhere, Left, Together
 from adamfx.transformation import GradientTransformation
 
 Tree = Any
@@ -58,6 +60,7 @@ def fit(
     evaluate_every: int = 100,
     stop: Callable[[History], bool] | None = None,
     progress: bool | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Fit:
     """Trains over the batches and returns `(params, state, history, reason)`.
 
@@ -91,6 +94,14 @@ def fit(
       stop: an early stop: `stop(history)` is asked after each evaluation; where there are none, after
         each dispatch. See `no_improvement`.
       progress: a bar with loss, learning rate and gradient norm; None: if tqdm is installed.
+      checkpoints: where to keep params, state and history: `Checkpoints("run")`. A folder that has some goes
+        on from the newest, with `steps` counted from the beginning; the last step is kept whatever ends
+        the run. `batches` begin where you let them: `checkpoints.latest` says at which step.
+
+    Several processes train together where params lie on devices of several (`jax.distributed`), each with
+    batches of global arrays. They take equally many batches, and end at the same step for the same
+    reason: where one of them is interrupted, has no more batches, stops or fails. Of a failure, the others
+    raise a RuntimeError that says where. `evaluate` is called in all. The bar is process 0's.
 
     The gradient is taken at `tx.gradient_at(state, params)`, and `value`, `grad`, `value_fn`, `grad_fn` reach
     the transformation, so that line searches work: `fit(loss, optax.lbfgs(), params, batches)`.
@@ -113,21 +124,35 @@ def fit(
         )
     run, result = None, None
     try:
-        with Interrupts() as interrupts, _bar(progress, _total(batches, epochs, steps)) as bar:
-            run = _Run(loss_fn, tx, params, state, history, has_aux, bar)
-            stream = itertools.chain.from_iterable(itertools.repeat(batches, epochs))
-            groups = Groups(stream, steps_per_dispatch, interrupts, run.suited)
-            limit = math.inf if steps is None else steps
-            try:
-                reason = _loop(run, groups, limit, evaluate, evaluate_every, stop, interrupts)
-                result = run.result(reason)
-            except BaseException as error:
-                error.result = run.result("failed")  # type: ignore[attr-defined]
-                held = "" if run.params is not None else ", but params and state: the step had them"
-                error.add_note(
-                    f"fit: what was complete before this error is in its attribute result{held}"
-                )
-                raise
+        with Interrupts() as interrupts:
+            together = Together(params, interrupts)
+            total = _total(batches, epochs, steps)
+            with _bar(progress if together.leads else False, total) as bar:
+                run = _Run(loss_fn, tx, params, state, history, has_aux, bar, together)
+                stream = itertools.chain.from_iterable(itertools.repeat(batches, epochs))
+                groups = Groups(stream, steps_per_dispatch, interrupts, run.suited)
+                limit = math.inf if steps is None else steps
+                try:
+                    if checkpoints is not None:
+                        limit -= run.go_on(checkpoints)
+                    reason = _loop(run, groups, limit, evaluate, evaluate_every, stop, interrupts)
+                    run.keep_last()
+                    result = run.result(reason)
+                except Left:
+                    result = run.result("interrupted")
+                except BaseException as error:
+                    _tell(together, error)
+                    error.result = run.result("failed")  # type: ignore[attr-defined]
+                    gone = ", but params and state: the step had them"
+                    held = "" if run.params is not None else gone
+                    error.add_note(
+                        f"fit: what was complete before this error is in its attribute result{held}"
+                    )
+                    try:
+                        run.keep_last()
+                    except Exception as more:
+                        error.add_note(f"fit: nor could a checkpoint be written: {more}")
+                    raise
     except KeyboardInterrupt:  # pressed before the first step, or after the last
         if result is None:
             raise
@@ -157,35 +182,50 @@ def _loop(
         if found is not LEFT:
             run.history.record(_evaluated(found, run.columns))
 
-    reason = "steps"
+    def pressed() -> bool:
+        return together.any(interrupts.pressed)
+
+    reason, together = "steps", run.together
     while run.steps < limit:
-        if interrupts.pressed:
-            reason = "interrupted"
-            break
-        until = every - run.total % every  # in steps of all runs, so that a resumed one keeps time
+        # In steps of all runs, so that a resumed one keeps time.
+        until = min(n - run.total % n for n in (every, run.keeps_every) if n)
         started = time.monotonic()
-        n, k, stacked = groups.take(int(min(until, limit - run.steps)))
+        n = 0 if interrupts.pressed else groups.fill(int(min(until, limit - run.steps)))
+        n, groups.k, low, high = together.least(n, groups.k or 1, groups.form, -groups.form)
         if not n:
-            reason = "interrupted" if interrupts.pressed else "end of batches"
+            reason = "interrupted" if pressed() else "end of batches"
             break
-        run.dispatch(n, k, stacked)
+        if low != -high:
+            raise ValueError(
+                f"fit: the batches of step {run.total + 1} differ in shape from process to process"
+            )
+        run.dispatch(n, groups.k, groups.stacked(n))
         run.drain(keep=0 if run.needs_waiting or (stop and not evaluate) else 1)
         groups.pace(time.monotonic() - started)
         due = evaluate and run.total % every == 0
-        if due and not interrupts.pressed:
+        if due and not pressed():
             evaluation()
         if run.failed:
             break
-        if stop and (due or not evaluate) and not interrupts.pressed:
+        run.keep()
+        if stop and (due or not evaluate) and not pressed():
             answer = interrupts.leavable(stop, run.history)
-            if answer is not LEFT and answer:
+            if together.any(answer is not LEFT and answer):
                 reason = "stop"
                 break
     run.drain()
     reason = "nonfinite" if run.failed else reason
-    if evaluate and run.steps > evaluated and not interrupts.pressed:
+    if evaluate and run.steps > evaluated and not pressed():
         evaluation()
     return reason
+
+
+def _tell(together: Together, error: BaseException) -> None:
+    """Lets the other processes know; if they cannot be reached, they learn of it otherwise."""
+    if isinstance(error, Elsewhere):
+        return
+    with contextlib.suppress(Exception, KeyboardInterrupt):
+        together.failed(error)
 
 
 def _warn(run: _Run, reason: str) -> None:
@@ -206,7 +246,8 @@ def _warn(run: _Run, reason: str) -> None:
 class _Run:
     """Parameters, state and history of a run, always those of one step that is complete."""
 
-    def __init__(self, loss_fn, tx, params, state, history, has_aux, bar):
+    def __init__(self, loss_fn, tx, params, state, history, has_aux, bar, together):
+        self.together, self.checkpoints, self.kept = together, None, 0
         self.tx = GradientTransformation.as_inner(tx)
         check_leaves("fit", trees.flatten(params)[0], params)
         self.params = _copy(params)
@@ -246,6 +287,14 @@ class _Run:
 
     def suited(self, batch: Tree, asked: int | None) -> int:
         """How many steps one program can hold. By counting, not by the clock: equal runs stay equal."""
+        is_global = any(
+            not getattr(x, "is_fully_addressable", True) for x in jax.tree.leaves(batch)
+        )
+        if is_global and not self.together.common:
+            raise ValueError(
+                "fit: the batches lie on devices of several processes, params on this one's alone; put them "
+                "on the same mesh: jax.device_put(params, NamedSharding(mesh, PartitionSpec()))"
+            )
         step = self.program.one.trace(self.tx, self.params, self.state, batch)
         on_cpu = jax.default_backend() == "cpu"
         self.loops = not (on_cpu and convolves(step.jaxpr.jaxpr))
@@ -261,10 +310,12 @@ class _Run:
 
     def dispatch(self, n: int, k: int, batches: Tree) -> None:
         """Starts n of at most k steps; does not wait for them."""
+        self.together.in_step = False  # the others wait for this program, if it never comes
         k_in_loop = k if self.loops else None
         done, self.last, self.params, self.state, records = self.program.run(
             self.tx, self.params, self.state, batches, np.int32(n), self.last, k_in_loop
         )
+        self.together.in_step = self.together.common
         self.pending.append((n, done, records))
         self.steps += n
 
@@ -287,6 +338,46 @@ class _Run:
                 last = {to: f"{columns[c][-1]:.3g}" for c, to in shown.items() if c in columns}
                 self.bar.set_postfix(last, refresh=False)
                 self.bar.update(n)
+
+    @property
+    def keeps_every(self) -> int | None:
+        return None if self.checkpoints is None else self.checkpoints.every
+
+    def go_on(self, checkpoints: Checkpoints) -> int:
+        """Continues from the newest checkpoint; how many steps were done before."""
+        self.checkpoints, begun = checkpoints, self.start
+        if checkpoints.latest is not None:
+            like = {"params": self.params, "state": self.state, "history": self.history}
+            found = checkpoints.restore(like)
+            self.params, self.state, self.history = (
+                found["params"],
+                found["state"],
+                found["history"],
+            )
+            self.start = self.kept = int(self.state["count"])
+            if self.bar is not None:
+                self.bar.update(self.start - begun)
+        return self.start - begun
+
+    def keep(self) -> None:
+        """Writes a checkpoint where one is due."""
+        if self.checkpoints is not None and self.total % self.checkpoints.every == 0:
+            self.drain()
+            if self.total != self.kept:
+                tree = {"params": self.params, "state": self.state, "history": self.history}
+                self.checkpoints.save(self.total, tree)
+                self.kept = self.total
+
+    def keep_last(self) -> None:
+        """Writes one of the last step, whatever has ended the run, and waits until it is there."""
+        if self.checkpoints is None:
+            return
+        in_step = self.together.in_step or not self.together.common
+        if self.params is not None and in_step and self.total != self.kept and self.alive():
+            tree = {"params": self.params, "state": self.state, "history": self.history}
+            self.checkpoints.save(self.total, tree)
+            self.kept = self.total
+        self.checkpoints.wait()
 
     def result(self, reason: str) -> Fit:
         try:

@@ -10,7 +10,7 @@ import numpy as np
 
 from adamfx import checks
 from adamfx.engine import trees
-from adamfx.engine.control import count_up, once
+from adamfx.engine.control import count_up, once, zeros_or
 from adamfx.engine.placement import wide_zeros
 from adamfx.schedules import value_at
 from adamfx.transformation import block, treewise
@@ -26,16 +26,18 @@ def accumulate(transformation: Inner, every: Any):
     optimizer belongs inside: `accumulate(adamw(1e-3), 8)`. optax's counterpart is MultiSteps. A `value`
     given to update reaches the transformation as the mean loss of the window, `grad` as the mean gradient.
 
-    A gradient that is not finite, or whose square is not, is left out, whole, and counted: the mean is
-    always one of `every` finite gradients. Only leaves with a gradient in the last micro-step of a window
-    are updated; what earlier micro-steps contributed to the others is dropped.
+    A window whose sum is not finite, or whose square is not, is left out, whole, and counted; the next one
+    begins anew. It is asked once per window, so that nothing but a sum is made of a single gradient.
+    `skip_nonfinite(accumulate(tx, every))` leaves out single gradients instead. Only leaves with a gradient
+    in the last micro-step of a window are updated; what earlier micro-steps contributed to the others is
+    dropped.
 
     Args:
       transformation: what runs on the mean.
       every: how many gradients, >= 1; or a schedule of the emitted steps, rounded.
 
     Remembers `inner`; `acc_grads`, the sum so far, float32 at least (the last one where mini_step is 0);
-    `mini_step`, how many it holds; `dropped`, how many were left out in all; `acc_value`, the sum of the
+    `mini_step`, how many it holds; `dropped`, how many windows were left out; `acc_value`, the sum of the
     losses, where something inside reads `value`.
     """
     if not callable(every) and not isinstance(every, jax.Array):
@@ -53,21 +55,20 @@ def accumulate(transformation: Inner, every: Any):
 
     def run(leaves, memory, step):
         k = jnp.asarray(value_at(every, memory.inner["count"]))
-        ok, n = trees.finite(leaves.updates), memory.mini_step + 1
-        full = ok & (n >= jnp.round(k).astype(jnp.int32))
+        n = memory.mini_step + 1
+        full = n >= jnp.round(k).astype(jnp.int32)
         # Where a window begins, the sum was not emptied before: that would be a pass.
         begins = once(memory.mini_step == 0, step.count)
 
         def add(total, g):
-            total = jnp.where(begins, 0, total)
-            return jnp.where(ok, total + g.astype(total.dtype), total)
+            return jnp.where(begins, 0, total) + g.astype(total.dtype)
 
         def mean(leaves, total, n):
             kinds = {trees.real_dtype(x.dtype) for x in total}
             share = 1 / n.astype(trees.at_least_float32(*kinds))
             return leaves.replace(updates=leaves.each(lambda x: x * share.astype(x.dtype), total))
 
-        new = {"mini_step": jnp.where(full, 0, count_up(memory.mini_step, ok))}
+        new = {"mini_step": jnp.where(full, 0, count_up(memory.mini_step))}
         if reads_value:
             new["acc_value"] = memory.acc_value
         if reads_value and step.extra.get("value") is not None:
@@ -76,11 +77,16 @@ def accumulate(transformation: Inner, every: Any):
             average = (new["acc_value"] / n.astype(new["acc_value"].dtype)).astype(value.dtype)
             step = step._replace(extra={**step.extra, "value": average})
         total = leaves.each(add, memory.acc_grads, leaves.updates)
-        out, inner = tx.run_if(full, leaves, memory.inner, step, mean, total, n)
+        bad, _ = zeros_or(full, _is_bad, lambda: jnp.asarray(False), (), total)
+        out, inner = tx.run_if(full & ~bad, leaves, memory.inner, step, mean, total, n)
         new |= {"inner": inner, "acc_grads": total}
-        return out, new | {"dropped": count_up(memory.dropped, ~ok)}
+        return out, new | {"dropped": count_up(memory.dropped, bad)}
 
     def rest(memory, total):
         return jnp.where(memory.mini_step == 0, 0, total)
 
     return treewise(run, tx, init=init, init_shared=init_shared)._replace(rest=rest)
+
+
+def _is_bad(_: tuple, total: list) -> tuple:
+    return ~trees.finite(total), ()

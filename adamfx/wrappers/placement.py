@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from adamfx.engine.placement import is_explicit, reshard
+from adamfx.engine.placement import is_explicit, partitions, reshard
 from adamfx.transformation import block, treewise
 from adamfx.values.constructor import Inner
 from adamfx.wrappers.groups import Labels
@@ -49,7 +49,7 @@ def abstract_state(tx: Any, params: Tree) -> Any:
         if not hasattr(x, "dtype"):
             return x
         spec = x.sharding.spec if _is_named(x) else PartitionSpec()
-        spec = PartitionSpec(*getattr(spec, "partitions", spec))
+        spec = PartitionSpec(*partitions(spec, np.ndim(x)))
         return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=NamedSharding(typed, spec))
 
     def back(x: Any) -> Any:
@@ -159,8 +159,7 @@ def _spec_of(x: Array) -> list | None:
     sharding = jax.typeof(x).sharding if isinstance(x, Tracer) else x.sharding
     if not isinstance(sharding, NamedSharding):
         return [None] * x.ndim
-    spec = tuple(getattr(sharding.spec, "partitions", sharding.spec))
-    return [*spec, *[None] * (x.ndim - len(spec))]
+    return partitions(sharding.spec, x.ndim)
 
 
 def _first_free(p: Array, axis: str, n: int) -> int | None:

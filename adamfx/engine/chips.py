@@ -1,0 +1,135 @@
+"""Matrices shared out over the chips: each works on whole ones of its own, and no product crosses a chip."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
+
+from adamfx.engine.each import each
+from adamfx.engine.placement import in_one_piece, is_explicit, partitions, reshard, whole
+
+Array = Any
+FREE = PartitionSpec.UNCONSTRAINED
+
+
+def each_matrix(function: Callable, *columns: list, join: bool = False) -> list:
+    """[function(*row) for row in zip(*columns)], of stacks of matrices that it treats all alike.
+
+    A row has stacks (..., m, n) of as many matrices each; what the function makes of a row is a tree of
+    arrays with the axes of the stack in front.
+
+    Where `jax.set_mesh` has set several chips, the matrices of one shape are joined to one stack, the
+    stack moves once over the chips, and moves back: 2 bytes over the chips for each byte of the matrices. A
+    number of them that the chips do not divide is filled up with zeros. A matrix that is alone of its
+    shape is left to the compiler.
+
+    Args:
+      join: whether to join them on one chip too, to run the function once per shape.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    chips = 1 if mesh.manual_axes else math.prod(mesh.shape.values())
+    rows = list(zip(*columns, strict=True))
+    kinds: dict[Any, list[int]] = {}
+    for j, row in enumerate(rows):
+        kinds.setdefault(tuple((x.shape[-2:], x.dtype) for x in row), []).append(j)
+    out: list[Any] = [None] * len(rows)
+    for members in kinds.values():
+        some = [rows[j] for j in members]
+        shapes = [row[0].shape[:-2] for row in some]
+        if not join and (chips == 1 or sum(map(math.prod, shapes)) < 2):
+            alone = in_one_piece(function, lambda *row: row[0])
+            found = each(alone, *map(list, zip(*some, strict=True)))
+        elif chips == 1:
+            found = _split(function(*map(_joined, zip(*some, strict=True))), shapes)
+        else:
+            found = _shared_out(function, some, shapes, mesh)
+        for j, x in zip(members, found, strict=True):
+            out[j] = x
+    return out
+
+
+def _joined(xs: tuple) -> Array:
+    # Whole, else each would be sharded as the one beside it in the stack.
+    return jnp.concatenate([whole(x.reshape(-1, *x.shape[-2:])) for x in xs])
+
+
+def _split(found: Any, shapes: list[tuple], end: Callable = lambda j, y: whole(y)) -> list:
+    """The rows of a tree of stacks, with their own axes again."""
+    out, start = [], 0
+    for j, shape in enumerate(shapes):
+        at = slice(start, start + math.prod(shape))
+        out.append(
+            jax.tree.map(
+                lambda y, j=j, at=at, s=shape: end(j, y[at].reshape(*s, *y.shape[1:])), found
+            )
+        )
+        start = at.stop
+    return out
+
+
+def _shared_out(function: Callable, rows: list, shapes: list[tuple], mesh: Any) -> list:
+    """The function of all matrices in rows of one kind, a part of them on each chip."""
+    names = tuple(mesh.axis_names)
+    missing = -sum(map(math.prod, shapes)) % math.prod(mesh.shape.values())
+
+    def over_the_chips(xs: tuple) -> Array:
+        rest = _matrix_of(xs[0])
+        typed = [_lie(x, _matrix_of(x)) for x in xs] if is_explicit(xs[0]) else xs
+        stacks = [x.reshape(-1, *x.shape[-2:]) for x in typed]
+        if missing:
+            stacks.append(jnp.zeros((missing, *stacks[0].shape[1:]), stacks[0].dtype))
+        if is_explicit(xs[0]):
+            stacks = [_lie(x, rest) for x in stacks]
+        joined = jnp.concatenate(stacks)
+        for i in range(len(names) + 1):  # one axis of the mesh after the other: an exchange each
+            joined = _lie(joined, _along(names[:i], rest))
+        return joined
+
+    columns = list(zip(*rows, strict=True))
+    shares = PartitionSpec(names)
+    run = jax.shard_map(function, mesh=mesh, in_specs=(shares,) * len(columns), out_specs=shares)
+    found = run(*map(over_the_chips, columns))
+    rest = _matrix_of(columns[0][0])
+
+    def back(y: Array) -> Array:
+        for i in reversed(range(len(names) + 1)):
+            y = _lie(y, _along(names[:i], rest[: y.ndim - 1]))
+        return y
+
+    def end(j: int, y: Array) -> Array:
+        like = rows[j][0]
+        alike = is_explicit(y) and y.shape == like.shape
+        return reshard(y, jax.typeof(like).sharding) if alike else y
+
+    return _split(jax.tree.map(back, found), shapes, end)
+
+
+def _matrix_of(x: Array) -> list:
+    """The axes of the mesh along the rows and columns; where no type tells, what the compiler likes."""
+    if not is_explicit(x):
+        return [FREE, FREE]
+    return partitions(jax.typeof(x).sharding.spec, x.ndim)[-2:]
+
+
+def _along(names: tuple, rest: list) -> list:
+    """Cut along these axes of the mesh as a stack, and each matrix along what is left of them."""
+
+    def left(part: Any) -> Any:
+        if part is FREE:
+            return part
+        of = part if isinstance(part, tuple) else (part,)
+        return tuple(n for n in of if n is not None and n not in names) or None
+
+    return [names or None, *map(left, rest)]
+
+
+def _lie(x: Array, spec: list) -> Array:
+    """x with its last axes along these of the mesh, and whole along those before."""
+    to = PartitionSpec(*[None] * (x.ndim - len(spec)), *spec)
+    typed = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+    return reshard(x, to) if typed else jax.lax.with_sharding_constraint(x, to)

@@ -1,0 +1,197 @@
+"""Checkpoints of long and of distributed runs: a folder that Orbax keeps.
+
+with fx.Checkpoints("run", every=1000) as checkpoints:
+    params, state, history, reason = fx.fit(loss_fn, tx, params, batches, checkpoints=checkpoints)
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adamfx import checks
+from adamfx.training.checkpoints import NUMBERS, check_names, is_history, is_key, named, renamed
+from adamfx.training.history import History
+
+Tree = Any
+
+
+class Checkpoints:
+    """The newest checkpoints of a run, and the best: written beside the training, by all its processes.
+
+    Works with arrays that are sharded over several processes, and restores them on another mesh and by
+    another number of processes. What is half written when a process dies does not count.
+
+    Args:
+      folder: of these checkpoints alone, made where there is none; on a file system that all processes
+        see.
+      every: steps between two of them, in `fit`.
+      keep: how many of the newest stay, >= 1.
+      best: a column of the history, such as an evaluation's; the checkpoint where it was best stays, too.
+      mode: "min" or "max": which is best.
+
+    Raises ImportError without Orbax.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        *,
+        every: int = 1000,
+        keep: int = 3,
+        best: str | None = None,
+        mode: str = "min",
+    ):
+        self.folder = os.path.abspath(os.fspath(folder))
+        self.every = checks.steps("Checkpoints", "every", every, 1)
+        keep = checks.steps("Checkpoints", "keep", keep, 1)
+        checks.choice("Checkpoints", "mode", mode, ("min", "max"))
+        try:
+            import orbax.checkpoint as ocp
+        except ImportError:
+            raise ImportError(
+                "Checkpoints: Orbax is missing; run: pip install orbax-checkpoint"
+            ) from None
+        self._ocp, self._best, self._sign = ocp, best, 1 if mode == "max" else -1
+        policies = ocp.checkpoint_managers
+        newest = policies.LatestN(keep)
+        kept = newest
+        if best is not None:
+            score = policies.BestN(get_metric_fn=lambda m: m["score"], n=1)
+            kept = policies.AnyPreservationPolicy([newest, score])
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            item_handlers={n: ocp.StandardCheckpointHandler() for n in ("arrays", "histories")},
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=kept, cleanup_tmp_directories=True
+            ),
+        )
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of which there is a checkpoint, the oldest first."""
+        return sorted(self._manager.all_steps())
+
+    @property
+    def latest(self) -> int | None:
+        """The newest of them; None without any."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, tree: Tree) -> None:
+        """Begins to write a tree of arrays, numbers and histories; the arrays may be used up meanwhile.
+
+        Every process of the run calls it, at the same step. Raises TypeError, with the path, for leaves
+        that are neither.
+        """
+        arrays, histories = {}, {}
+        for name, x in named(tree):
+            if is_history(x):
+                histories[name] = {"rows": np.int64(x.rows), "columns": dict(x)}
+            elif hasattr(x, "dtype") or isinstance(x, NUMBERS):
+                arrays[name] = jax.random.key_data(x) if is_key(x) else _strict(x)
+            else:
+                raise TypeError(
+                    f"Checkpoints.save: the leaf at {name} is {x!r} of type {type(x).__name__}; leaves must "
+                    "be arrays, numbers or histories: filter the tree first"
+                )
+        args, parts = self._ocp.args, {}
+        if arrays:
+            parts["arrays"] = args.StandardSave(arrays)
+        if histories:
+            parts["histories"] = args.StandardSave(histories)
+        self._manager.save(step, args=args.Composite(**parts), metrics=self._metrics(tree))
+
+    def restore(self, like: Tree, step: int | None = None) -> Tree:
+        """The tree of a step, by default the newest, with the structure of `like`, and lying as it does.
+
+        Args:
+          like: as for `fx.load`: arrays, or what `fx.abstract_state` gives; on any mesh.
+
+        Raises FileNotFoundError without a checkpoint of that step, ValueError, with the paths, where it holds
+        other leaves, shapes or dtypes.
+        """
+        step = self.latest if step is None else step
+        if step is None or step not in self.steps:
+            of = "" if step is None else f" of step {step}; there are {self.steps}"
+            raise FileNotFoundError(f"Checkpoints.restore: {self.folder} has no checkpoint{of}")
+        path = os.path.join(self.folder, str(step))
+        wanted = dict(named(like))
+        there = self._manager.item_metadata(step)
+        found = {n for item in ("arrays", "histories") for n in (there.get(item) or {})}
+        check_names("Checkpoints.restore", path, set(wanted), found)
+        abstract = {n: _abstract(x) for n, x in wanted.items() if not is_history(x)}
+        for name, x in abstract.items():
+            kept = there["arrays"][name]
+            if (tuple(kept.shape), kept.dtype) != (x.shape, x.dtype):
+                raise ValueError(
+                    f"Checkpoints.restore: {name} is {kept.dtype}{list(kept.shape)} in {path}, "
+                    f"{x.dtype}{list(x.shape)} in `like`"
+                )
+        args, parts = self._ocp.args, {}
+        if abstract:
+            parts["arrays"] = args.StandardRestore(abstract)
+        if len(abstract) < len(wanted):
+            parts["histories"] = args.StandardRestore()
+        got = self._manager.restore(step, args=args.Composite(**parts))
+        leaves = []
+        for name, x in wanted.items():
+            if is_history(x):
+                leaves.append(History(got["histories"][name].get("columns", {})))
+            else:
+                leaves.append(_as_given(got["arrays"][name], x))
+        return renamed(like, leaves)
+
+    def wait(self) -> None:
+        """Until all that was begun is written."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and lets go of the folder."""
+        self._manager.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def _metrics(self, tree: Tree) -> dict | None:
+        if self._best is None:
+            return None
+        for _, x in named(tree):
+            if is_history(x) and self._best in x:
+                measured = x.measured(self._best)[1]
+                if len(measured):
+                    return {"score": float(self._sign * measured[-1])}
+        return {"score": -float("inf")}
+
+
+def _strict(x: Any) -> Any:
+    return x if hasattr(x, "dtype") else np.asarray(x)
+
+
+def _abstract(x: Any) -> Any:
+    """What Orbax is to restore."""
+    if is_key(x):
+        x = jax.eval_shape(jax.random.key_data, x)
+    if not hasattr(x, "dtype"):
+        return np.asarray(x)
+    if isinstance(x, (np.ndarray, np.generic)):
+        return np.asarray(x)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+
+
+def _as_given(x: Any, like: Any) -> Any:
+    if isinstance(like, NUMBERS):
+        return type(like)(np.asarray(x).item())
+    if is_key(like):
+        return jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(like))
+    if isinstance(like, np.generic):
+        return np.asarray(x)[()]
+    if isinstance(like, np.ndarray) or getattr(like, "committed", True):
+        return x
+    return jnp.asarray(np.asarray(x))  # committed to devices only where `like` is

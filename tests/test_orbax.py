@@ -1,0 +1,133 @@
+"""Checkpoints by Orbax: a run goes on from them as if it had never ended."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import adamfx as fx
+
+pytest.importorskip("orbax.checkpoint")
+RNG = np.random.default_rng(0)
+BATCHES = [RNG.normal(size=(3,)).astype(np.float32) for _ in range(60)]
+PARAMS = {"w": jnp.zeros(3)}
+TX = fx.accumulate(fx.average_params(fx.adamw(1e-2), fx.ema(0.9)), 3)
+
+
+def loss(p, x):
+    return jnp.sum((p["w"] - x) ** 2)
+
+
+def fit(batches, checkpoints, **more):
+    return fx.fit(loss, TX, PARAMS, batches, checkpoints=checkpoints, progress=False, **more)
+
+
+def equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_run_in_three_parts_is_the_whole_run(tmp_path):
+    straight = fx.fit(loss, TX, PARAMS, BATCHES, progress=False)
+    for end, steps in ((25, [10, 20, 25]), (40, [25, 30, 40]), (60, [40, 50, 60])):
+        with fx.Checkpoints(tmp_path / "run", every=10) as kept:
+            result = fit(BATCHES[kept.latest or 0 :], kept, steps=end)
+            assert kept.steps == steps
+            assert result.history.rows == end
+            assert result.reason == "steps"
+    equal(result.params, straight.params)
+    equal(result.state, straight.state)
+    assert set(result.history) == set(straight.history)
+    for name, column in straight.history.items():
+        np.testing.assert_array_equal(result.history[name], column)
+    with fx.Checkpoints(tmp_path / "run") as kept:  # there is nothing left to do
+        assert fit(iter(()), kept, steps=60).history.rows == 60
+
+
+def test_the_last_step_is_kept_whatever_ends_the_run(tmp_path):
+    def batches(at, end):
+        for i, x in enumerate(BATCHES):
+            if i == at:
+                end()
+            yield x
+
+    def fails():
+        raise OSError("gone")
+
+    with fx.Checkpoints(tmp_path / "failed", every=50) as kept:
+        with pytest.raises(OSError, match="gone") as caught:
+            fit(batches(17, fails), kept)
+        assert kept.steps == [17]
+        assert caught.value.result.history.rows == 17
+    with fx.Checkpoints(tmp_path / "interrupted", every=50) as kept:
+        result = fit(batches(17, lambda: os.kill(os.getpid(), signal.SIGINT)), kept)
+        assert result.reason == "interrupted"
+        assert kept.steps == [int(result.state["count"])] == [result.history.rows]
+        tree = {"params": PARAMS, "state": TX.init(PARAMS), "history": fx.History()}
+        equal(kept.restore(tree)["params"], result.params)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_best_stays(tmp_path, mode):
+    numbers = [5.0, 1.0, 4.0, 9.0, 3.0, 2.0]
+
+    def evaluate(params, state):
+        return numbers[int(state["count"]) // 10 - 1]
+
+    with fx.Checkpoints(tmp_path / "run", every=10, keep=1, best="evaluation", mode=mode) as kept:
+        fit(BATCHES, kept, evaluate=evaluate, evaluate_every=10)
+        assert kept.steps == [20 if mode == "min" else 40, 60]
+
+
+def test_any_tree_on_any_mesh(tmp_path):
+    mesh = jax.make_mesh((4, 2), ("x", "y"))
+    lies = NamedSharding(mesh, P("x", "y"))
+    tree = {
+        "a": jax.device_put(np.arange(32, dtype=np.float32).reshape(8, 4), lies),
+        "key": jax.random.key(3), "half": jnp.ones(3, jnp.bfloat16), "scalar": np.float32(2),
+        "numpy": np.arange(3), "int": 5, "float": 2.5, "true": True,
+        "state": TX.init(PARAMS), "history": fx.History({"step": [1, 2], "loss": [0.5, np.nan]}),
+    }  # fmt: skip
+    with fx.Checkpoints(tmp_path / "run") as kept:
+        kept.save(3, tree)
+        kept.wait()
+        other = NamedSharding(jax.make_mesh((2, 2), ("p", "q"), devices=jax.devices()[4:]), P("q"))
+        like = tree | {"a": jax.ShapeDtypeStruct((8, 4), np.float32, sharding=other)}
+        found = kept.restore(like)
+    assert found["a"].sharding == other
+    assert jnp.all(jax.random.key_data(found["key"]) == jax.random.key_data(tree["key"]))
+    np.testing.assert_array_equal(found["history"]["loss"], [0.5, np.nan])
+    for name in ("a", "half", "scalar", "numpy", "int", "float", "true", "state"):
+        equal(found[name], tree[name])
+        assert type(found[name]) is type(tree[name])
+
+
+def test_what_cannot_be_kept_or_found(tmp_path):
+    with pytest.raises(ValueError, match="every"):
+        fx.Checkpoints(tmp_path / "run", every=0)
+    with pytest.raises(ValueError, match="mode"):
+        fx.Checkpoints(tmp_path / "run", mode="least")
+    with fx.Checkpoints(tmp_path / "run") as kept:
+        assert kept.latest is None
+        with pytest.raises(FileNotFoundError, match="has no checkpoint$"):
+            kept.restore(PARAMS)
+        with pytest.raises(TypeError, match=r"leaf at \['f'\] is .* filter the tree first"):
+            kept.save(1, {"f": print})
+        kept.save(1, {"params": PARAMS})
+        kept.wait()
+        with pytest.raises(
+            ValueError, match=r"missing in it: \['q'\]\['w'\]; not asked for: \['params'\]"
+        ):
+            kept.restore({"q": PARAMS})
+        with pytest.raises(
+            ValueError, match=r"\['params'\]\['w'\] is float32\[3\] in .*float32\[4\]"
+        ):
+            kept.restore({"params": {"w": jnp.zeros(4)}})
+        with pytest.raises(FileNotFoundError, match="has no checkpoint of step 7; there are \\[1\\]"):
+            kept.restore(PARAMS, 7)
