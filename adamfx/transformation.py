@@ -245,16 +245,16 @@ def _compiled(tx, grads, state, params, arrays, static, applies):
 def _traced(tx, grads, state, params, extra, applies):
     where = "step" if applies else "update"
     sentence.check_is_state(where, state)
-    leaves = enter(where, grads, params, applies, _takes_examples(tx))
+    leaves = enter(where, grads, params, applies, _first(tx, "per_example"), _first(tx, "adds"))
     leaves, state = sentence.run(tx.blocks, leaves, state, extra)
     return (leaves.applied() if applies else leaves.as_updates()), state
 
 
-def _takes_examples(tx: GradientTransformation) -> bool:
-    """Whether the first word wants gradients with an axis of examples in front."""
+def _first(tx: GradientTransformation, what: str) -> bool:
+    """Whether the first word says this of itself: how it wants the gradients."""
     first = tx.blocks[0][1].meaning if tx.blocks else None
     inner = getattr(first, "inside", {}).get("")  # of named and live
-    return _takes_examples(inner) if inner is not None else getattr(first, "per_example", False)
+    return _first(inner, what) if inner is not None else getattr(first, what, False)
 
 
 _construct = constructor(GradientTransformation)

@@ -10,7 +10,7 @@ from table import OPTIMIZERS, SENTENCES, WRAPPERS
 from test_sharding import CHOSEN, SHAPES, SPECS
 
 import adamfx as fx
-from benchmarks.hlo import collectives
+from benchmarks.hlo import arrays, collectives, computations
 
 RNG = np.random.default_rng(0)
 AXES = pytest.mark.parametrize("axes", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
@@ -263,3 +263,79 @@ def test_matrices_move_once_over_the_chips_and_back(stacked):
     a, b = shape
     ideal = n * 5 * (2 * a * a * b * 2 + 2 * a**3) / 8
     assert ideal <= made.cost_analysis()["flops"] <= 1.25 * ideal
+
+
+# ---- parameters whose gradients stay unreduced ---------------------------------------------------
+
+REDUCED = pytest.mark.skipif(jax.__version_info__ < (0, 8), reason="JAX 0.7 has no such type")
+
+
+def regression(p, x):
+    return jnp.mean(jnp.sum(jnp.tanh(x @ p["w"]) @ p["v"], 1))
+
+
+def tagged_params(mesh):
+    rng = np.random.default_rng(0)
+    values = {"w": rng.normal(size=(16, 4)), "v": rng.normal(size=(4, 4))}
+    values = {k: x.astype(np.float32) for k, x in values.items()}
+    tagged = {
+        k: jax.reshard(jnp.asarray(x), P(None, None, reduced={"data"})) for k, x in values.items()
+    }
+    return values, tagged
+
+
+@REDUCED
+@pytest.mark.parametrize("name", OF_ALL)
+def test_gradients_may_be_unreduced(name):
+    """Types alone: parameters come back as they were, memory is that of parameters without a tag."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        _, p = tagged_params(mesh)
+        x = jax.device_put(np.ones((32, 16), np.float32), P("data"))
+        state = jax.jit(OF_ALL[name].init).eval_shape(p)
+
+        def step(p, s, x):
+            value, g = jax.value_and_grad(regression)(p, x)
+            assert jax.typeof(g["w"]).sharding.spec.unreduced == {"data"}
+            value_fn = lambda p: regression(p, x)  # noqa: E731
+            more = {"value": value, "grad": g, "value_fn": value_fn, "grad_fn": jax.grad(value_fn)}
+            return OF_ALL[name].step(g, s, p, **more)
+
+        new, after = jax.jit(step).eval_shape(p, state, x)
+    types = [[(y.shape, y.dtype, y.sharding.spec) for y in jax.tree.leaves(t)] for t in (new, p)]
+    assert types[0] == types[1]
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
+        assert (a.shape, a.sharding.spec) == (b.shape, b.sharding.spec)
+
+
+@REDUCED
+def test_one_reduction_for_all_gradients_of_a_window():
+    tx = fx.accumulate(fx.adamw(1e-2), 8)
+    xs = np.random.default_rng(1).normal(size=(8, 32, 16)).astype(np.float32)
+
+    def window(p, s, xs):
+        def micro(carry, x):
+            p, s = carry
+            return tx.step(jax.grad(regression)(p, x), s, p), None
+
+        return jax.lax.scan(micro, (p, s), xs)[0]
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        values, p = tagged_params(mesh)
+        s, shared = tx.init(p), jax.device_put(xs, P(None, "data"))
+        made = jax.jit(window).lower(p, s, shared).compile()
+        got = made(*made(p, s, shared), shared)
+    program, _ = computations(made.as_text())
+    [(where, found)] = [
+        (c, x) for c, lines in program.items() for x in lines if x.op == "all-reduce"
+    ]
+    assert sum(a.size for a in arrays(found.type)) == 4 * (16 * 4 + 4 * 4)
+    asking = [x for lines in program.values() for x in lines if x.op == "conditional"]
+    assert any(where in x.rest for x in asking)  # once per window, not per gradient
+    want = values, tx.init(values)
+    for _ in range(2):
+        want = jax.jit(window)(*want, xs)
+    for k in values:
+        np.testing.assert_allclose(got[0][k], want[0][k], rtol=1e-6)

@@ -29,7 +29,8 @@ def each_matrix(function: Callable, *columns: list, join: bool = False) -> list:
     shape is left to the compiler.
 
     Args:
-      join: whether to join them on one chip too, to run the function once per shape.
+      join: whether to join them on one chip too, to run the function once per shape. Then they are
+        whole on every chip before and afterwards.
     """
     mesh = jax.sharding.get_abstract_mesh()
     chips = 1 if mesh.manual_axes else math.prod(mesh.shape.values())
@@ -47,7 +48,7 @@ def each_matrix(function: Callable, *columns: list, join: bool = False) -> list:
         elif chips == 1:
             found = _split(function(*map(_joined, zip(*some, strict=True))), shapes)
         else:
-            found = _shared_out(function, some, shapes, mesh)
+            found = _shared_out(function, some, shapes, mesh, join)
         for j, x in zip(members, found, strict=True):
             out[j] = x
     return out
@@ -72,10 +73,17 @@ def _split(found: Any, shapes: list[tuple], end: Callable = lambda j, y: whole(y
     return out
 
 
-def _shared_out(function: Callable, rows: list, shapes: list[tuple], mesh: Any) -> list:
+def _shared_out(
+    function: Callable, rows: list, shapes: list[tuple], mesh: Any, join: bool
+) -> list:
     """The function of all matrices in rows of one kind, a part of them on each chip."""
     names = tuple(mesh.axis_names)
     missing = -sum(map(math.prod, shapes)) % math.prod(mesh.shape.values())
+
+    def whole_over_the_chips(xs: tuple) -> Array:
+        stack = _joined(xs)
+        filling = jnp.zeros((missing, *stack.shape[1:]), stack.dtype)
+        return _lie(jnp.concatenate([stack, filling]) if missing else stack, [names, None, None])
 
     def over_the_chips(xs: tuple) -> Array:
         rest = _matrix_of(xs[0])
@@ -93,7 +101,9 @@ def _shared_out(function: Callable, rows: list, shapes: list[tuple], mesh: Any) 
     columns = list(zip(*rows, strict=True))
     shares = PartitionSpec(names)
     run = jax.shard_map(function, mesh=mesh, in_specs=(shares,) * len(columns), out_specs=shares)
-    found = run(*map(over_the_chips, columns))
+    found = run(*map(whole_over_the_chips if join else over_the_chips, columns))
+    if join:  # memory, which no sharding but that of its parameter shall reach
+        return _split(jax.tree.map(lambda y: _lie(y, [None] * y.ndim), found), shapes)
     rest = _matrix_of(columns[0][0])
 
     def back(y: Array) -> Array:

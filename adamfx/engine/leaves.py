@@ -17,6 +17,7 @@ import numpy as np
 
 from adamfx.engine import trees
 from adamfx.engine.each import each
+from adamfx.engine.placement import as_tagged, summed
 
 Array = Any
 Tree = Any
@@ -218,14 +219,15 @@ class Leaves:
         """A tree of updates, each in the dtype of its leaf; zeros for frozen leaves."""
         out = [_frozen(g, p) for g, p in zip(self.layout.grads, self.layout.params, strict=True)]
         for j, u, to in zip(self.layout.rows, self.updates, self.dtypes, strict=True):
-            out[j] = u if u.dtype == to else u.astype(to)
+            u = u if u.dtype == to else u.astype(to)
+            out[j] = as_tagged(u, self.layout.params[j])
         return self.layout.structure.unflatten(out)
 
     def applied(self) -> Tree:
         """A tree of new parameters: p + u, rounded once; frozen leaves as they were."""
         out = list(self.layout.params)
         for j, p in zip(self.layout.rows, self.ended(), strict=True):
-            out[j] = p
+            out[j] = as_tagged(p, out[j])
         return self.layout.structure.unflatten(out)
 
     def ended(self) -> list:
@@ -265,11 +267,17 @@ def begin(params: Tree) -> Leaves:
 
 
 def enter(
-    where: str, grads: Tree, params: Tree, applies: bool = False, per_example: bool = False
+    where: str,
+    grads: Tree,
+    params: Tree,
+    applies: bool = False,
+    per_example: bool = False,
+    adds: bool = False,
 ) -> Leaves:
     """The table of a step, after every check of trees, shapes and kinds.
 
-    With `per_example` gradients have an axis of examples in front.
+    With `per_example` gradients have an axis of examples in front. With `adds` those that are unreduced
+    stay so.
     """
     given, structure = trees.flatten(grads)
     check_leaves(where, given, grads)
@@ -288,7 +296,8 @@ def enter(
         if trees.is_trained(g) and (params is None or trees.is_trained(p))
     ]
     g = [jnp.asarray(given[j]) for j in rows]
-    p = None if params is None else [jnp.asarray(theirs[j]) for j in rows]
+    g = g if adds else [summed(x) for x in g]
+    p = None if params is None else [summed(jnp.asarray(theirs[j])) for j in rows]
     absent = [
         j
         for j, (g, p) in enumerate(zip(given, theirs, strict=True))

@@ -65,6 +65,8 @@ def follow(p: jax.Array, x: Any, axes: Axes | None = None) -> jax.Array:
     Without `axes`, `x` of the shape of `p` lies as `p` does, and another shape is replicated.
     """
     x = _strong(x)
+    if is_unreduced(x):
+        return x
     if axes is None:
         return follow(p, x, list(range(p.ndim)) if x.shape == p.shape else [None] * x.ndim)
     for i, a in enumerate(axes):
@@ -91,6 +93,47 @@ def replicate(p: jax.Array, x: Any) -> jax.Array:
     if jax.sharding.get_abstract_mesh().manual_axes:  # in shard_map it must not vary with p
         return _strong(x)
     return follow(p, x, (None,) * jnp.ndim(x))
+
+
+def _tags(x: Any) -> tuple[frozenset, frozenset]:
+    """Axes of the mesh over which an array is still to be summed; and over which its gradient will be."""
+    spec = jax.typeof(x).sharding.spec
+    return getattr(spec, "unreduced", frozenset()), getattr(spec, "reduced", frozenset())
+
+
+def is_unreduced(x: Any) -> bool:
+    """Whether the type says that each device holds only its summand."""
+    return bool(_tags(x)[0])
+
+
+def summed(x: Any) -> Any:
+    """`x` added up over all devices, where its type says that it is not; without any such tag."""
+    return reshard(x, _untagged(x)) if any(_tags(x)) else x
+
+
+def zeros_as_summed(x: Any) -> Any:
+    """Zeros as `summed(x)`."""
+    return reshard(jnp.zeros(x.shape, x.dtype), _untagged(x))
+
+
+def _untagged(x: Any) -> PartitionSpec:
+    return PartitionSpec(*partitions(jax.typeof(x).sharding.spec, x.ndim))
+
+
+def as_tagged(x: Any, like: Any) -> Any:
+    """`x` as a parameter whose gradient stays unreduced, where `like` is one."""
+    if not hasattr(like, "dtype") or not _tags(like)[1]:
+        return x
+    return reshard(x, jax.typeof(like).sharding.spec)
+
+
+def summands(p: Any, x: Any) -> Any:
+    """`x` of the shape of `p` as its unreduced gradients are, where those will be."""
+    over = _tags(p)[1]
+    if not over:
+        return x
+    spec = partitions(jax.typeof(p).sharding.spec, p.ndim)
+    return reshard(x, PartitionSpec(*spec, unreduced=over))
 
 
 def is_explicit(x: Any) -> bool:

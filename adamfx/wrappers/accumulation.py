@@ -11,7 +11,7 @@ import numpy as np
 from adamfx import checks
 from adamfx.engine import trees
 from adamfx.engine.control import count_up, once, zeros_or
-from adamfx.engine.placement import wide_zeros
+from adamfx.engine.placement import is_unreduced, summands, summed, wide_zeros, zeros_as_summed
 from adamfx.schedules import value_at
 from adamfx.transformation import block, treewise
 from adamfx.values.constructor import Inner
@@ -46,7 +46,7 @@ def accumulate(transformation: Inner, every: Any):
     reads_value = tx.reads("value")
 
     def init(p):
-        return {"acc_grads": wide_zeros(p)}
+        return {"acc_grads": summands(p, wide_zeros(p))}
 
     def init_shared():
         zero = np.zeros((), np.int32)
@@ -61,7 +61,17 @@ def accumulate(transformation: Inner, every: Any):
         begins = once(memory.mini_step == 0, step.count)
 
         def add(total, g):
+            if is_unreduced(g):  # of which no select is defined
+                total = jax.lax.cond(begins, jnp.zeros_like, lambda x: x, total)
+                return total + g.astype(total.dtype)
             return jnp.where(begins, 0, total) + g.astype(total.dtype)
+
+        def whole(xs):
+            """The sums over the devices, made once per window."""
+            if not any(map(is_unreduced, xs)):
+                return xs
+            made, zeros = (lambda xs, f=f: [f(x) for x in xs] for f in (summed, zeros_as_summed))
+            return jax.lax.cond(full, made, zeros, xs)
 
         def mean(leaves, total, n):
             kinds = {trees.real_dtype(x.dtype) for x in total}
@@ -77,15 +87,17 @@ def accumulate(transformation: Inner, every: Any):
             average = (new["acc_value"] / n.astype(new["acc_value"].dtype)).astype(value.dtype)
             step = step._replace(extra={**step.extra, "value": average})
         total = leaves.each(add, memory.acc_grads, leaves.updates)
-        bad, _ = zeros_or(full, _is_bad, lambda: jnp.asarray(False), (), total)
-        out, inner = tx.run_if(full & ~bad, leaves, memory.inner, step, mean, total, n)
+        sums = whole(total)
+        table = leaves.replace(updates=sums)
+        bad, _ = zeros_or(full, _is_bad, lambda: jnp.asarray(False), (), sums)
+        out, inner = tx.run_if(full & ~bad, table, memory.inner, step, mean, sums, n)
         new |= {"inner": inner, "acc_grads": total}
         return out, new | {"dropped": count_up(memory.dropped, bad)}
 
     def rest(memory, total):
         return jnp.where(memory.mini_step == 0, 0, total)
 
-    return treewise(run, tx, init=init, init_shared=init_shared)._replace(rest=rest)
+    return treewise(run, tx, init=init, init_shared=init_shared)._replace(rest=rest, adds=True)
 
 
 def _is_bad(_: tuple, total: list) -> tuple:

@@ -14,7 +14,7 @@ from adamfx import checks
 from adamfx.engine import trees
 from adamfx.engine.control import count_up, only_if
 from adamfx.engine.decompositions import svd
-from adamfx.engine.placement import Along, along, in_one_piece
+from adamfx.engine.placement import Along, along, in_one_piece, summed
 from adamfx.engine.words import Treewise
 from adamfx.transformation import GradientTransformation, block
 from adamfx.values.constructor import Inner, P, constructor
@@ -311,7 +311,7 @@ def stacked(transformation: Inner, where: Any = True):
     def one_layer(leaves, function, n, *columns):
         """`function(table of one layer, *)` for all layers at once; for n = 0 of the table as it is."""
         given = {
-            name: getattr(leaves, name)
+            name: [summed(x) for x in getattr(leaves, name)]  # vmap knows nothing of tags
             for name in ("updates", "gradients", "params")
             if getattr(leaves, name) is not None
         }
