@@ -7,6 +7,7 @@ import pytest
 
 import adamfx as fx
 from adamfx.engine.memory import is_memory
+from benchmarks.storage import factors, losses, verdict
 
 RNG = np.random.default_rng(0)
 
@@ -147,6 +148,65 @@ def test_only_what_has_a_gradient_is_written_again():
     assert u["b"] is None or not np.any(u["b"])
     np.testing.assert_array_equal(fx.get(after, "mu.b.codes"), fx.get(state, "mu.b.codes"))
     assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_bfloat16_weights_with_a_correction_of_a_byte():
+    """7.1 bytes per parameter, weight and gradient included, and the loss of float32 all the same."""
+    adamw = fx.adamw(3e-4)
+    in_bytes = fx.stored(
+        fx.chain(adamw, fx.compensate()),
+        error=fx.int8(stochastic=True),
+        mu=fx.int8(stochastic=True),
+        nu=fx.uint8(stochastic=True),
+    )
+    p = {
+        "w": jnp.asarray(RNG.normal(size=(64, 128)) / 8),
+        "v": jnp.asarray(RNG.normal(size=(128, 64)) / 11),
+    }
+    x, y = (jnp.asarray(RNG.normal(size=(256, 64)), jnp.float32) for _ in range(2))
+
+    def loss(p):
+        w, v = (p[k].astype(jnp.float32) for k in ("w", "v"))
+        return jnp.mean((jnp.tanh(x @ w) @ v - y) ** 2)
+
+    def final(tx, dtype):
+        params = jax.tree.map(lambda q: q.astype(dtype), p)
+        start = params, tx.init(params)
+        body = lambda c, _: (tx.step(jax.grad(loss)(c[0]), c[1], c[0]), None)  # noqa: E731
+        (params, state), _ = jax.jit(lambda c: jax.lax.scan(body, c, length=200))(start)
+        return loss(params), state
+
+    full, _ = final(adamw, "float32")
+    got, state = final(in_bytes, "bfloat16")
+    plain, _ = final(adamw, "bfloat16")
+    assert abs(got - full) < 0.02 * full
+    assert plain > 1.1 * full  # most steps are smaller than one rounding
+    count = sum(q.size for q in p.values())
+    assert sum(s.nbytes for s in jax.tree.leaves(state)) <= 3.15 * count
+
+
+@fx.storage
+def in_even_steps():
+    """A byte each, the codes evenly spaced from zero: what is small beside the largest becomes zero."""
+
+    def write(x, key):
+        scale = jnp.maximum(jnp.max(x), jnp.finfo(x.dtype).tiny)
+        return {"codes": jnp.round(255 * x / scale).astype("uint8"), "scale": scale}
+
+    return fx.Form(write, lambda kept, like: kept["codes"].astype("float32") / 255 * kept["scale"])
+
+
+def test_a_run_in_bytes_ends_within_the_spread_of_float32_and_one_in_poor_bytes_does_not():
+    problem, tx = factors(), fx.adamw(1e-3)
+    sweep = [3e-3, 1e-2], 3, 100
+    full = losses(tx, problem, *sweep)
+
+    def within(**storages):
+        return verdict(full, losses(fx.stored(tx, **storages), problem, *sweep)).within
+
+    assert (full[1] < 0.9 * full[0]).all()  # something is learnt
+    assert within(mu=fx.int8(), nu=fx.uint8()).all()
+    assert not within(nu=in_even_steps()).any()
 
 
 @pytest.mark.parametrize(

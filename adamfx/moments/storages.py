@@ -197,7 +197,8 @@ def int8(block: int = 128, *, min_size: int = 4096, stochastic: bool = False):
       block: numbers with one scale, >= 1: a divisor of the last axis, and of what one device has of it, so
         that no block straddles two. Where it does not divide, the largest smaller divisor is taken.
       min_size: smaller leaves are kept as they are, and so are complex ones.
-      stochastic: rounded to one of two neighbours, in the mean to the number itself.
+      stochastic: rounded to one of two neighbours, in the mean to the number itself. For long runs: to the
+        nearest, what a step adds is lost where it is less than half a code.
     """
     return _eight_bits("int8", block, min_size, stochastic, signed=True)
 

@@ -199,7 +199,9 @@ def offload(transformation: Inner):
 
         tx = fx.offload(fx.adamw(1e-3))
 
-    The arithmetic stays on the device, leaf by leaf, so that what is fetched need not be there all at once.
+    The arithmetic stays on the device. Between two steps, as during forward and backward passes, the device
+    has the room; the step itself needs it again, for XLA fetches early (measured for a TPU, AdamW: 8 bytes per
+    parameter rest on the host, and the step peaks at 23.7 instead of 21.3).
     Arrays of fewer than 4,096 numbers stay on the device. Outermost: nothing but a loop of one's own may
     look at a state that is on the host (skip_nonfinite and accumulate belong inside). JAX 0.7 leaves it
     on the device.
