@@ -115,7 +115,7 @@ def test_what_cannot_be_kept_or_found(tmp_path):
         fx.Checkpoints(tmp_path / "run", mode="least")
     with fx.Checkpoints(tmp_path / "run") as kept:
         assert kept.latest is None
-        with pytest.raises(FileNotFoundError, match="has no checkpoint$"):
+        with pytest.raises(FileNotFoundError, match=r"has no checkpoint$"):
             kept.restore(PARAMS)
         with pytest.raises(TypeError, match=r"leaf at \['f'\] is .* filter the tree first"):
             kept.save(1, {"f": print})
@@ -129,5 +129,7 @@ def test_what_cannot_be_kept_or_found(tmp_path):
             ValueError, match=r"\['params'\]\['w'\] is float32\[3\] in .*float32\[4\]"
         ):
             kept.restore({"params": {"w": jnp.zeros(4)}})
-        with pytest.raises(FileNotFoundError, match="has no checkpoint of step 7; there are \\[1\\]"):
+        with pytest.raises(
+            FileNotFoundError, match="has no checkpoint of step 7; there are \\[1\\]"
+        ):
             kept.restore(PARAMS, 7)

@@ -1,5 +1,8 @@
 """Where a state lies: its shapes and shardings before it is made, shared out over devices, on the host."""
 
+import pathlib
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,7 @@ from table import OPTIMIZERS, SENTENCES, WRAPPERS
 from test_sharding import CHOSEN, SHAPES, SPECS
 
 import adamfx as fx
+from adamfx.engine.chips import _axes_for
 from benchmarks.hlo import arrays, collectives, computations
 
 RNG = np.random.default_rng(0)
@@ -211,7 +215,9 @@ STACKS = {
     "c": ((16, 32), P(None, "data")),
     "stack": ((3, 16, 32), P(None, "data", "model")),
     "square": ((16, 16), P("data")),
-    "alone": ((8, 24), P("data")),
+    "alone": ((8, 40), P("data")),
+    "two": ((24, 8), P(None, "data")),
+    "of two": ((8, 24), P("data")),
     "vector": ((16,), P()),
 }
 
@@ -241,6 +247,18 @@ def test_matrices_over_the_chips_step_as_on_one(name, axes, x64):
         assert x.sharding.is_equivalent_to(NamedSharding(mesh, STACKS[k][1]), x.ndim), k
         tolerance = 1e-3 if "bfloat16" in name else 1e-7
         np.testing.assert_allclose(x, want[k], rtol=tolerance, atol=tolerance, err_msg=k)
+
+
+def test_no_more_chips_than_matrices_where_an_axis_can_be_spared():
+    mesh = {"a": 4, "b": 2, "c": 16}
+    for count, axes in (
+        (2, ("b",)),
+        (3, ("a",)),
+        (8, ("a", "b")),
+        (9, ("c",)),
+        (500, ("a", "b", "c")),
+    ):
+        assert _axes_for(count, mesh) == axes
 
 
 @pytest.mark.parametrize("stacked", [False, True], ids=["leaves", "stack"])
@@ -339,3 +357,24 @@ def test_one_reduction_for_all_gradients_of_a_window():
         want = jax.jit(window)(*want, xs)
     for k in values:
         np.testing.assert_allclose(got[0][k], want[0][k], rtol=1e-6)
+
+
+# ---- the page ------------------------------------------------------------------------------------
+
+
+@REDUCED
+def test_the_code_of_the_page_runs():
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "scale.md").read_text()
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    params = {"w": jnp.ones((16, 4)), "v": jnp.ones((4, 4))}
+    batches = np.ones((8, 32, 16), np.float32)
+    with jax.set_mesh(mesh):
+        params = jax.tree.map(lambda x: jax.device_put(x, P(None, None)), params)
+        held = dict(fx=fx, jax=jax, P=P, mesh=mesh, params=params, grads=params, loss=regression)
+        held["eight_batches"] = jax.device_put(batches, P(None, "data"))
+        ran = 0
+        for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+            if "..." not in code:
+                exec(compile(code, "scale.md", "exec"), held)
+                ran += 1
+    assert ran == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -25,8 +26,9 @@ def each_matrix(function: Callable, *columns: list, join: bool = False) -> list:
 
     Where `jax.set_mesh` has set several chips, the matrices of one shape are joined to one stack, the
     stack moves once over the chips, and moves back: 2 bytes over the chips for each byte of the matrices. A
-    number of them that the chips do not divide is filled up with zeros. A matrix that is alone of its
-    shape is left to the compiler.
+    number of them that the chips do not divide is filled up with zeros; where there are more chips than
+    matrices, axes of the mesh that are not needed do the same work. A matrix that is alone of its shape is
+    left to the compiler.
 
     Args:
       join: whether to join them on one chip too, to run the function once per shape. Then they are
@@ -73,12 +75,11 @@ def _split(found: Any, shapes: list[tuple], end: Callable = lambda j, y: whole(y
     return out
 
 
-def _shared_out(
-    function: Callable, rows: list, shapes: list[tuple], mesh: Any, join: bool
-) -> list:
+def _shared_out(function: Callable, rows: list, shapes: list[tuple], mesh: Any, join: bool) -> list:
     """The function of all matrices in rows of one kind, a part of them on each chip."""
-    names = tuple(mesh.axis_names)
-    missing = -sum(map(math.prod, shapes)) % math.prod(mesh.shape.values())
+    count = sum(map(math.prod, shapes))
+    names = _axes_for(count, mesh.shape)
+    missing = -count % math.prod(mesh.shape[n] for n in names)
 
     def whole_over_the_chips(xs: tuple) -> Array:
         stack = _joined(xs)
@@ -96,7 +97,7 @@ def _shared_out(
         joined = jnp.concatenate(stacks)
         for i in range(len(names) + 1):  # one axis of the mesh after the other: an exchange each
             joined = _lie(joined, _along(names[:i], rest))
-        return joined
+        return _lie(joined, [names, None, None])
 
     columns = list(zip(*rows, strict=True))
     shares = PartitionSpec(names)
@@ -117,6 +118,13 @@ def _shared_out(
         return reshard(y, jax.typeof(like).sharding) if alike else y
 
     return _split(jax.tree.map(back, found), shapes, end)
+
+
+def _axes_for(count: int, sizes: Any) -> tuple[str, ...]:
+    """The axes of the mesh that have no more chips than needed for one matrix each; or all of them."""
+    sets = [names for n in range(1, len(sizes) + 1) for names in itertools.combinations(sizes, n)]
+    enough = [s for s in sets if math.prod(sizes[n] for n in s) >= count]
+    return min(enough, key=lambda s: math.prod(sizes[n] for n in s), default=tuple(sizes))
 
 
 def _matrix_of(x: Array) -> list:

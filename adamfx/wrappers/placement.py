@@ -199,12 +199,11 @@ def offload(transformation: Inner):
 
         tx = fx.offload(fx.adamw(1e-3))
 
-    The arithmetic stays on the device. Between two steps, as during forward and backward passes, the device
-    has the room; the step itself needs it again, for XLA fetches early (measured for a TPU, AdamW: 8 bytes per
-    parameter rest on the host, and the step peaks at 23.7 instead of 21.3).
-    Arrays of fewer than 4,096 numbers stay on the device. Outermost: nothing but a loop of one's own may
-    look at a state that is on the host (skip_nonfinite and accumulate belong inside). JAX 0.7 leaves it
-    on the device.
+    The arithmetic stays on the device. Between two steps, as during forward and backward passes, the
+    device has the room; the step itself needs it again, for XLA fetches early (counted for a TPU: AdamW's 8
+    bytes per parameter rest on the host, and the step peaks at 23.7 instead of 21.3). Arrays of fewer than
+    4,096 numbers stay on the device. Outermost: nothing but a loop of one's own may look at a state that is
+    on the host (skip_nonfinite and accumulate belong inside). JAX 0.7 leaves it on the device.
 
     Args:
       transformation: what remembers.
