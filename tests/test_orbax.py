@@ -133,3 +133,22 @@ def test_what_cannot_be_kept_or_found(tmp_path):
             FileNotFoundError, match="has no checkpoint of step 7; there are \\[1\\]"
         ):
             kept.restore(PARAMS, 7)
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 8), reason="JAX 0.7 leaves it on the device")
+def test_a_state_on_the_host_is_kept_and_comes_back_to_it(tmp_path):
+    tx, params = fx.offload(fx.adamw(1e-2)), {"w": jnp.zeros(5000)}
+    batches = [np.full(5000, i, np.float32) for i in range(9)]
+
+    def run(batches, kept=None):
+        return fx.fit(loss, tx, params, batches, checkpoints=kept, progress=False)
+
+    straight = run(batches)
+    for some in (batches[:4], batches[4:]):
+        with fx.Checkpoints(tmp_path / "run", every=3) as kept:
+            result = run(some, kept)
+    equal(result.params, straight.params)
+    equal(result.state, straight.state)
+    mu = fx.get(result.state, "mu")["w"]
+    assert mu.sharding.memory_kind == fx.get(straight.state, "mu")["w"].sharding.memory_kind
+    assert mu.sharding.memory_kind == "pinned_host"

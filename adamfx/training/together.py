@@ -36,15 +36,16 @@ class Together:
 
     def __init__(self, tree: Tree, interrupts: Interrupts):
         arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
-        self.common = not all(x.is_fully_addressable for x in arrays)
-        self.leads = not self.common or jax.process_index() == 0
-        self.interrupts = interrupts
+        spread = [x.sharding.device_set for x in arrays if not x.is_fully_addressable]
+        self.common = bool(spread)
+        self.leads, self.interrupts = True, interrupts
         self.in_step = self.common  # false while only this process knows where it is
         if self.common:
-            by_process: dict[int, list] = {}
-            for device in jax.devices():
-                by_process.setdefault(device.process_index, []).append(device)
-            mesh = Mesh(np.array([by_process[i][0] for i in sorted(by_process)]), ("process",))
+            devices = sorted(set().union(*spread), key=lambda d: (d.process_index, d.id))
+            one_each = {d.process_index: d for d in reversed(devices)}
+            self.processes = sorted(one_each)
+            self.leads = jax.process_index() == self.processes[0]
+            mesh = Mesh(np.array([one_each[i] for i in self.processes]), ("process",))
             self.rows = NamedSharding(mesh, PartitionSpec("process"))
             whole = NamedSharding(mesh, PartitionSpec())
             self.spread = jax.jit(lambda x: x, out_shardings=whole)
@@ -77,7 +78,7 @@ class Together:
         self.in_step = False
         which = [i for i, row in enumerate(rows) if row[0]]
         words = bytes(rows[which[0]][1:]).rstrip(b"\0").decode(errors="replace")
-        return Elsewhere(f"fit: process {which[0]} failed with {words}")
+        return Elsewhere(f"fit: process {self.processes[which[0]]} failed with {words}")
 
     def _all(self, own: np.ndarray) -> np.ndarray:
         """The arrays of all processes. Waits so that a second Ctrl-C is heard."""
