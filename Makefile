@@ -4,6 +4,8 @@
 # make bench        speed beside optax (and torch: EXTRA=torch); ARGS=--quick only shows that it runs
 # make test         all tests; make test-fast without the slow group
 # make check        format, lint, types, and the contents of the built wheel
+# make tpu          libtpu into .tpu, 484 MB under Google Cloud's terms, so only if you ask for it. With it bench and
+#                   test also compile for eight TPU chips that are not there, and count what is in the programs
 # Each sets up .venv by itself. It needs python3 (3.11 or newer) and a package index.
 # Tests a second time are quicker with a folder for what is compiled: JAX_COMPILATION_CACHE_DIR=~/.cache/adamfx
 # Add packages to the environment of test or bench with EXTRA, e.g. make test EXTRA=torch.
@@ -12,11 +14,12 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRA ?=
 ARGS ?=
+LIBTPU ?= libtpu
 BIN := $(VENV)/bin
 CONSTRAINTS ?=
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: demo experiments notebooks bench test test-fast check format clean
+.PHONY: demo experiments notebooks bench tpu test test-fast check format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m adamfx.experiments run digits
@@ -30,6 +33,12 @@ notebooks: $(VENV)/.notebooks
 bench: $(VENV)/.bench
 	$(if $(EXTRA),$(BIN)/python -m pip install -q $(EXTRA))
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Not into .venv: there every process of JAX would look for a TPU.
+tpu: .tpu/libtpu/libtpu.so
+
+.tpu/libtpu/libtpu.so: | $(VENV)/.venv
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target .tpu '$(LIBTPU)'
 
 test: $(VENV)/.test
 	$(if $(EXTRA),$(BIN)/python -m pip install -q $(EXTRA))
@@ -78,4 +87,4 @@ $(VENV)/.check: $(VENV)/.test
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist out .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) .tpu build dist out .pytest_cache .hypothesis .ruff_cache

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks import report
+from benchmarks import programs, report
 from benchmarks.suites import SUITES, Plan
 from benchmarks.timing import Worker, device_name
 
@@ -29,14 +29,21 @@ def main() -> int:
     if not device.startswith("cpu") and "single_pass" in names:
         names.remove("single_pass")
         print("single_pass is left out: on an accelerator XLA merges loops without being asked")
+    if programs.library() is None and "programs" in names:
+        names.remove("programs")
+        print("programs is left out: it needs libtpu, 484 MB, which `make tpu` puts into .tpu")
     bar = tqdm(names, desc="benchmarks", disable=None, file=sys.stderr)
     try:
         for name in bar:
             for row in SUITES[name](plan):
                 if options.quick:
                     row = row._replace(bar=None, met=None)
+                begins = not rows or (row.suite, row.what) != (rows[-1].suite, rows[-1].what)
                 rows.append(row)
-                bar.write(f"{row.suite}: {report.line(row).strip()}", file=sys.stderr)
+                if not row.column:
+                    bar.write(f"{row.suite}: {report.line(row).strip()}", file=sys.stderr)
+                elif begins:
+                    bar.write(f"{row.suite}: {row.what}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
     finally:  # what there is, also after Ctrl-C or an error

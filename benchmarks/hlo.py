@@ -4,7 +4,7 @@ A TPU has a large memory and a fast one on the chip; arrays in the fast one, and
 scalars, bear S(1) or another number in their layout. XLA's own count of bytes adds what moves inside the
 fast memory, and its peak the copies there, so both depend on how many copies find room. Counted here is
 the large memory alone. What is done in a loop counts as often as the loop says it turns; of the branches
-of a conditional the dearest counts.
+of a conditional the dearest counts, or with `least` the cheapest.
 """
 
 from __future__ import annotations
@@ -72,9 +72,12 @@ def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
     return found, entry
 
 
-def _total(text: str, cost: Callable[[dict, Instruction, dict[str, str]], Counter]) -> Counter:
+def _total(
+    text: str, cost: Callable[[dict, Instruction, dict[str, str]], Counter], least: bool
+) -> Counter:
     """The sum of `cost(program, instruction, types by name)` over all that is run."""
     program, entry = computations(text)
+    choose = min if least else max
 
     def of(name: str) -> Counter:
         total, types = Counter(), {}
@@ -82,7 +85,7 @@ def _total(text: str, cost: Callable[[dict, Instruction, dict[str, str]], Counte
             types[x.name] = x.type
             if x.op == "conditional":
                 branches = x.calls("(?:branch_computations|true_computation|false_computation)")
-                total += max(map(of, branches), key=Counter.total)
+                total += choose(map(of, branches), key=Counter.total)
             elif x.op == "while":
                 turns = re.search(r'"known_trip_count":\{"n":"(\d+)"', x.rest)
                 body = of(x.calls("body")[0])
@@ -96,7 +99,7 @@ def _total(text: str, cost: Callable[[dict, Instruction, dict[str, str]], Counte
     return of(entry)
 
 
-def collectives(text: str) -> dict[str, tuple[int, int]]:
+def collectives(text: str, least: bool = False) -> dict[str, tuple[int, int]]:
     """How many of each kind a compiled program has, and the bytes of what they return."""
 
     def cost(program: dict, x: Instruction, types: dict[str, str]) -> Counter:
@@ -112,11 +115,11 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
             sizes = sizes[len(sizes) // 2 :]
         return Counter({(kind, "count"): 1, (kind, "bytes"): sum(sizes)})
 
-    found = _total(text, cost)
+    found = _total(text, cost, least)
     return {k: (found[k, "count"], found[k, "bytes"]) for k in KINDS if found[k, "count"]}
 
 
-def moved(text: str) -> int:
+def moved(text: str, least: bool = False) -> int:
     """Bytes that a program reads from the large memory and writes to it.
 
     An operand counts whole, also where a fusion reads but a part of it, and so does what a fusion only
@@ -134,7 +137,7 @@ def moved(text: str) -> int:
         operands = re.findall(r"%([\w.-]+)", x.operands)
         return Counter(bytes=_large(x.type) + sum(_large(types[y]) for y in operands))
 
-    return _total(text, cost)["bytes"]
+    return _total(text, cost, least)["bytes"]
 
 
 def temporaries(assignment: str) -> int:

@@ -1,19 +1,25 @@
 """What XLA makes of one step on eight TPU chips that are not there.
 
 libtpu compiles for a described topology without a device, so collectives, memory and bytes moved can be
-counted on any machine; nothing can be run. A process that does so is started with `ENVIRONMENT`.
+counted on any machine; nothing can be run. A process that does so is started with `environment()`, and no
+other process: one that sees libtpu looks for a TPU.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import re
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import hlo
 from benchmarks.contenders import CLIPPED, SCHEDULE
 
 ENVIRONMENT = {
@@ -22,30 +28,67 @@ ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # what is taken from there says less of itself
+    "XLA_FLAGS": "",
 }
 LAYOUTS = ("FSDP", "FSDP x tensors", "FSDP, stacked")
-KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-WIDTH, LAYERS = 512, 4
+WIDTH, LAYERS = 4096, 4  # a billion parameters: most arrays do not fit into a chip's fast memory
+ALLOWED = 0.01  # so much more than optax may ours hold and move
+
+
+def library() -> Path | None:
+    """Where libtpu lies: TPU_LIBRARY_PATH, or where `make tpu` puts it."""
+    made = Path(__file__).parents[1] / ".tpu/libtpu/libtpu.so"
+    path = Path(os.environ.get("TPU_LIBRARY_PATH", made))
+    return path if path.exists() else None
+
+
+def environment() -> dict[str, str]:
+    """Of a process that compiles for TPUs that are not there."""
+    return ENVIRONMENT | {"TPU_LIBRARY_PATH": str(library())}
 
 
 class Program(NamedTuple):
-    """Of one chip. Memory and bytes moved per parameter that it holds, were they shared out evenly."""
+    """Of one chip. Bytes are of its large memory, per parameter that it holds where all are shared out."""
 
     arguments: float
     temporaries: float
-    peak: float
-    moved: float
+    peak: float  # arguments, temporaries, and results that are not put where an argument was
+    moved: float  # read and written
     collectives: dict[str, tuple[int, int]]  # kind: (how many, bytes of their results)
     loops: int
     seconds: float  # to compile
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
+        """How many collectives."""
         return sum(n for n, _ in self.collectives.values())
 
     @property
     def sent(self) -> int:
+        """Bytes that collectives return."""
         return sum(size for _, size in self.collectives.values())
+
+
+COLUMNS: dict[str, tuple[str, Callable[[Program], float]]] = {  # name: (unit, of a program)
+    "collectives": ("", lambda x: x.number),
+    "MB sent": ("MB", lambda x: x.sent / 1e6),
+    "loops": ("", lambda x: x.loops),
+    "temporaries": ("bytes", lambda x: x.temporaries),
+    "peak": ("bytes", lambda x: x.peak),
+    "moved": ("bytes", lambda x: x.moved),
+}
+
+
+def bars(peer: Program) -> dict[str, float]:
+    """By column, the most that ours may have beside optax's."""
+    more = ALLOWED * peer.peak
+    return {
+        "collectives": peer.number,
+        "temporaries": peer.temporaries + more,
+        "peak": peer.peak + more,
+        "moved": peer.moved * (1 + ALLOWED),
+    }
 
 
 # ---- the model -----------------------------------------------------------------------------------
@@ -64,7 +107,7 @@ def mesh(layout: str, explicit: bool = False) -> Any:
 
 
 def parameters(layout: str, dtype: str = "float32", explicit: bool = False) -> dict:
-    """Abstract parameters of a small transformer, sharded."""
+    """Abstract parameters of a transformer, sharded."""
     import jax
     from jax.sharding import NamedSharding
     from jax.sharding import PartitionSpec as P
@@ -112,20 +155,52 @@ def _pair(ours: Callable[[Any], Any], theirs: Callable[[Any], Any]) -> Callable[
     return lambda lib: (ours if lib.__name__ == "adamfx" else theirs)(lib)
 
 
-def _averaging(lib: Any, tx: Any) -> Any:
-    """An average of the parameters as users of optax write it."""
+# What users of optax write by hand.
 
-    def init(params: Any) -> Any:
-        return tx.init(params), params
+
+def _averaging(lib: Any, tx: Any) -> Any:
+    """With an average of the parameters."""
 
     def update(updates: Any, state: Any, params: Any) -> Any:
         updates, inner = tx.update(updates, state[0], params)
         moved = lib.apply_updates(params, updates)
         return updates, (inner, lib.incremental_update(moved, state[1], 0.001))
 
-    return lib.GradientTransformation(init, update)
+    return SimpleNamespace(init=lambda params: (tx.init(params), params), update=update)
 
 
+def _watched(lib: Any, tx: Any) -> Any:
+    """With the numbers that `monitor` keeps."""
+    norm = lib.global_norm
+
+    def init(params: Any) -> Any:
+        return tx.init(params), dict.fromkeys(("gradient", "update", "ratio"), np.float32(0))
+
+    def update(updates: Any, state: Any, params: Any) -> Any:
+        new, inner = tx.update(updates, state[0], params)
+        size = norm(new)
+        return new, (
+            inner,
+            {"gradient": norm(updates), "update": size, "ratio": size / norm(params)},
+        )
+
+    return SimpleNamespace(init=init, update=update)
+
+
+def _clip_by_norm(lib: Any) -> Any:
+    import jax.numpy as jnp
+
+    def clip(u: Any, _: Any) -> Any:
+        return u / jnp.maximum(1.0, jnp.linalg.norm(u))
+
+    return lib.stateless_with_tree_map(clip)
+
+
+def _accumulating(lib: Any, **options: Any) -> Any:
+    return lib.MultiSteps(lib.adamw(1e-3), 8, **options).gradient_transformation()
+
+
+BETWEEN = "accumulate, between"  # the cheapest branches are counted, not the dearest
 PEERS: dict[str, Callable[[Any], Any]] = {
     **{
         name: _of_both(name, 1e-3)
@@ -138,14 +213,22 @@ PEERS: dict[str, Callable[[Any], Any]] = {
     "momentum": _of_both("sgd", 1e-3, momentum=0.9),
     "prodigy": _of_both("prodigy"),
     CLIPPED: _clipped,
+    "clip_by_global_norm": lambda lib: lib.chain(lib.clip_by_global_norm(1.0), lib.adam(1e-3)),
+    "clip_by_norm": _pair(
+        lambda lib: lib.chain(lib.clip_by_norm(1.0), lib.adam(1e-3)),
+        lambda lib: lib.chain(_clip_by_norm(lib), lib.adam(1e-3)),
+    ),
     "clip_by_block_rms": lambda lib: lib.chain(lib.clip_by_block_rms(1.0), lib.adam(1e-3)),
     "adaptive_grad_clip": lambda lib: lib.chain(lib.adaptive_grad_clip(0.01), lib.adam(1e-3)),
     "masked": lambda lib: lib.masked(
         lib.adam(1e-3), lambda params: __import__("jax").tree.map(lambda x: x.ndim > 1, params)
     ),
-    "accumulate": _pair(
+    # In a step that emits; in one that does not; and beside one that looks for what is not finite, as ours.
+    "accumulate": _pair(lambda lib: lib.accumulate(lib.adamw(1e-3), 8), _accumulating),
+    BETWEEN: _pair(lambda lib: lib.accumulate(lib.adamw(1e-3), 8), _accumulating),
+    "accumulate, finite": _pair(
         lambda lib: lib.accumulate(lib.adamw(1e-3), 8),
-        lambda lib: lib.MultiSteps(lib.adamw(1e-3), 8).gradient_transformation(),
+        lambda lib: _accumulating(lib, should_skip_update_fn=lib.skip_not_finite),
     ),
     "skip": _pair(
         lambda lib: lib.skip_nonfinite(lib.adamw(1e-3)),
@@ -155,50 +238,60 @@ PEERS: dict[str, Callable[[Any], Any]] = {
         lambda lib: lib.average_params(lib.adamw(1e-3), lib.ema(0.999)),
         lambda lib: _averaging(lib, lib.adamw(1e-3)),
     ),
+    "monitor": _pair(
+        lambda lib: lib.monitor(lib.adamw(1e-3)), lambda lib: _watched(lib, lib.adamw(1e-3))
+    ),
 }  # fmt: skip
-OURS: dict[str, Callable[[Any], Any]] = {
-    "monitor": lambda lib: lib.monitor(lib.adamw(1e-3)),
-    "soap": _of_both("soap"),
-}
 
 
 # ---- the program ---------------------------------------------------------------------------------
 
 
 def program(held: dict, library: str, name: str, layout: str = "FSDP") -> Program:
-    """The compiled step of an optimizer, `update` and `apply_updates`, with donated arguments."""
+    """The compiled step of an optimizer as its users write it, with donated arguments."""
     lib = __import__(library)
-    return compiled((PEERS | OURS)[name](lib), lib.apply_updates, parameters(layout))
+    tx = PEERS[name](lib)
 
-
-def compiled(tx: Any, apply_updates: Callable, params: Any) -> Program:
-    import jax
-
-    state = abstract_state(tx, params)
-
-    def step(p: Any, s: Any, g: Any) -> Any:
+    def by_hand(p: Any, s: Any, g: Any) -> Any:
         updates, s = tx.update(g, s, p)
-        return apply_updates(p, updates), s
+        return lib.apply_updates(p, updates), s
 
-    where = jax.tree.map(lambda x: x.sharding, (params, state))
-    start = time.perf_counter()
-    made = jax.jit(step, donate_argnums=(0, 1), out_shardings=where)
-    return read(made.lower(params, state, params).compile(), params, start)
+    def in_one(p: Any, s: Any, g: Any) -> Any:
+        return tx.step(g, s, p)
+
+    step = in_one if library == "adamfx" else by_hand
+    return compiled(step, tx, mesh(layout), parameters(layout), name == BETWEEN)
 
 
-def read(made: Any, params: Any, start: float) -> Program:
-    """The figures of a compiled program, of which `start` is when it was begun."""
+def compiled(step: Callable, tx: Any, mesh: Any, params: Any, least: bool = False) -> Program:
     import jax
 
-    seconds = time.perf_counter() - start
-    memory, text, cost = made.memory_analysis(), made.as_text(), made.cost_analysis()
-    own = sum(np.prod(x.shape, dtype=np.int64) for x in jax.tree.leaves(params)) / 8
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        state = abstract_state(tx, params)
+        where = jax.tree.map(lambda x: x.sharding, (params, state))
+        function = jax.jit(step, donate_argnums=(0, 1), out_shardings=where)
+        return read(function, (params, state, params), least)
+
+
+def read(function: Any, arguments: tuple, least: bool = False) -> Program:
+    """The figures of a jitted function, compiled; its arguments are abstract, the first the parameters."""
+    import jax
+
+    lowered, start = function.lower(*arguments), time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        made = lowered.compile(compiler_options={"xla_dump_to": folder})
+        seconds = time.perf_counter() - start
+        (assignment,) = Path(folder).glob("*.after_optimizations-buffer-assignment.txt")
+        temporaries = hlo.temporaries(assignment.read_text())
+    memory, text = made.memory_analysis(), made.as_text()
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    own = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(arguments[0])) / 8
     return Program(
         memory.argument_size_in_bytes / own,
-        memory.temp_size_in_bytes / own,
-        memory.peak_memory_in_bytes / own,
-        cost["bytes accessed"] / own,
-        collectives(text),
+        temporaries / own,
+        (memory.argument_size_in_bytes + results + temporaries) / own,
+        hlo.moved(text, least) / own,
+        hlo.collectives(text, least),
         len(re.findall(r" while\(", text)),
         seconds,
     )
@@ -218,24 +311,3 @@ def abstract_state(tx: Any, params: Any) -> Any:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_shape.get(x.shape, whole))
 
     return jax.tree.map(lies, jax.eval_shape(tx.init, params))
-
-
-SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
-
-
-def collectives(text: str) -> dict[str, tuple[int, int]]:
-    """How many of each kind a compiled program has, and the bytes of what they return."""
-    found: dict[str, tuple[int, int]] = {}
-    for kind in KINDS:
-        sizes = []
-        for result, start in re.findall(rf"= (.*?) {kind}(-start)?\(", text):
-            parts = [
-                SIZES[dtype] * int(np.prod([int(n) for n in shape.split(",") if n], dtype=np.int64))
-                for dtype, shape in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", result)
-            ]
-            # What starts one returns the operands before the results, all but an all-reduce.
-            again = start and kind != "all-reduce"
-            sizes.append(sum(parts[len(parts) // 2 :] if again else parts))
-        if sizes:
-            found[kind] = (len(sizes), sum(sizes))
-    return found

@@ -38,12 +38,37 @@ def line(row: Row) -> str:
 HEAD = f"  {'':<62} {'':>12} {'95 % interval':<16} {'peer':>5} {'bar':>6}"
 
 
+def columns(rows: list[Row]) -> list[str]:
+    """A head, and one line per `what`: ours / the peer's, with a ! where a bar is not met."""
+    lines: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        lines.setdefault(row.what, {})[row.column] = row
+    names = list(dict.fromkeys(row.column for row in rows))
+
+    def cell(row: Row | None) -> str:
+        if row is None:
+            return ""
+        pair = [x for x in (row.value, row.peer) if x is not None]
+        return " / ".join(f"{round(x, 3):.5g}" for x in pair) + ("!" if row.met is False else "")
+
+    head = "".join(f"{name:>17}" for name in names)
+    made = [
+        f"  {what:<45}" + "".join(f"{cell(found.get(name)):>17}" for name in names)
+        for what, found in lines.items()
+    ]
+    return [f"{f'{rows[0].suite}: ours / peer, ! above the bar':<47}{head}", *made]
+
+
 def table(rows: list[Row], quick: bool) -> str:
     """All rows under the names of their suites."""
     lines = []
     for suite in dict.fromkeys(row.suite for row in rows):
+        here = [row for row in rows if row.suite == suite]
+        if here[0].column:
+            lines += ["", *columns(here)]
+            continue
         lines += ["", f"{suite}{HEAD[len(suite) :]}"]
-        lines += [line(row).rstrip() for row in rows if row.suite == suite]
+        lines += [line(row).rstrip() for row in here]
     if quick:
         return "\n".join(
             [*lines, "", "--quick: tiny sizes, a few rounds; it runs, its figures mean nothing."]
@@ -82,7 +107,8 @@ def figure(rows: list[Row], where: str) -> Any:
     suites = dict.fromkeys(row.suite for row in shown)
     marks = dict(zip(suites, itertools.cycle("osD^vPX*p"), strict=False))
     for y, row in enumerate(shown):
-        ax.plot([row.low, row.high], [y, y], color="black", linewidth=1)
+        ends: Any = [row.low, row.high]
+        ax.plot(ends, [y, y], color="black", linewidth=1)
         met = row.met is not False
         ax.plot(
             row.value,
@@ -100,7 +126,7 @@ def figure(rows: list[Row], where: str) -> Any:
             )
     ax.axvline(1, color="black", linewidth=0.8, linestyle="--")
     ax.set_yticks(range(len(shown)), [f"{row.suite}: {row.what}" for row in shown], fontsize=7)
-    ax.set_ylim(len(shown) - 0.5, -0.5)
+    ax.set_ylim(max(len(shown), 1) - 0.5, -0.5)
     ax.set_xscale("log")
     ticks = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])

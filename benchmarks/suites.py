@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ import numpy as np
 
 from benchmarks import contenders
 from benchmarks.contenders import CLIPPED, OPTIMIZERS, Case
+from benchmarks.programs import COLUMNS, LAYOUTS, PEERS, bars, environment, program
+from benchmarks.storage import MAKERS, PROBLEMS, bytes_per_parameter, compared
 from benchmarks.timing import Entry, Ratio, Worker, ceiling, race, ratio
 
 
@@ -32,6 +35,8 @@ class Row(NamedTuple):
     bar: float | None = None
     met: bool | None = None
     note: str = ""
+    column: str = ""  # of a table in which `what` is a line
+    peer: float | None = None  # the peer's value there
 
 
 class Plan(NamedTuple):
@@ -432,7 +437,7 @@ def accumulation(plan: Plan) -> Iterator[Row]:
     size = plan(10_000_000, 1000)
     with Worker() as worker:
         found = worker.ask(_accumulation, size, plan(15, 3))
-    r = ratio(*(np.asarray([found[n]]) for n in ("accumulate", "ideal")))
+    r = ratio(np.asarray([found["accumulate"]]), np.asarray([found["ideal"]]))
     what = f"accumulate(adam, 8), 2 x {size:,}, of the ideal by hand"
     yield _row("wrappers", what, r._replace(same=1.0), 1.2, "the ideal does not look for NaN")
 
@@ -488,6 +493,51 @@ def _accumulation(held: dict, size: int, rounds: int) -> dict[str, list[float]]:
     return times
 
 
+# ---- programs for chips that are not there -------------------------------------------------------
+
+
+def programs(plan: Plan) -> Iterator[Row]:
+    """One step compiled for eight TPU chips, counted, against optax's."""
+    names = plan(list(PEERS), ["adamw"])
+    with Worker(environment=environment()) as worker:
+        for name, layout in itertools.product(names, plan(LAYOUTS, LAYOUTS[:1])):
+            ours, peer = (worker.ask(program, n, name, layout) for n in ("adamfx", "optax"))
+            most = bars(peer)
+            for column, (unit, of) in COLUMNS.items():
+                bar, value = most.get(column), of(ours)
+                met = None if bar is None else value <= bar
+                row = Row("programs", f"{name}, {layout}", value, unit, bar=bar, met=met)
+                yield row._replace(column=column, peer=of(peer))
+
+
+# ---- memory of 8 bits ----------------------------------------------------------------------------
+
+
+def storage(plan: Plan) -> Iterator[Row]:
+    """How many rates of a sweep end within the spread of float32; bytes of state per parameter."""
+    makers = plan(list(MAKERS), ["adamw", "lion"])
+    on_digits = () if _has("sklearn") else ("classes", "auto-encoder")
+    names = [n for n in plan(list(PROBLEMS), ["factors"]) if n not in on_digits]
+    if on_digits:
+        yield Row("storage", "left out without scikit-learn", len(on_digits), "problems")
+    with Worker() as worker:
+        for name in makers:
+            bar = 1.05 * len(MAKERS[name][2])
+            for model, value in worker.ask(bytes_per_parameter, name, names).items():
+                row = Row("storage", f"{name}, {model}: state per parameter", value, "bytes")
+                of_bar = model not in names  # the problems' axes are narrow, and have more scales
+                yield row._replace(bar=bar, met=value <= bar) if of_bar else row
+        for of, name in itertools.product(names, makers):
+            found = worker.ask(compared, name, of, plan(8, 3), plan(300, 10), plan(5, 2))
+            for rounding, x in found.items():
+                note = (
+                    f"{x.best:+.2%} at the best rate, at most {np.nanmax(abs(x.gaps)):.2g} spreads"
+                )
+                share, what = float(np.mean(x.within)), f"{name}, {of}, rounded {rounding}"
+                met = bool(np.all(x.within))
+                yield Row("storage", what, share, "of rates", bar=1.0, met=met, note=note)
+
+
 SUITES: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "eager": eager,
     "jitted": jitted,
@@ -499,4 +549,6 @@ SUITES: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "memory": memory,
     "accumulation": accumulation,
     "matrices": matrices,
+    "programs": programs,
+    "storage": storage,
 }

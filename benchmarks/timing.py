@@ -23,20 +23,30 @@ Times = dict[str, np.ndarray]  # by contender: (copies, rounds), seconds per ste
 
 
 class Worker:
-    """A process with its own flags that holds contenders; a context manager."""
+    """A process with its own flags, and its own environment, that holds contenders; a context manager."""
 
-    def __init__(self, single_pass: bool = False):
+    def __init__(self, single_pass: bool = False, environment: dict[str, str] | None = None):
         # Not forked: JAX has threads. Memory on demand: several processes share an accelerator.
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, single_pass), daemon=True)
-        self._process.start()
+        ours = dict(os.environ)
+        os.environ.update(
+            environment or {}
+        )  # JAX reads it as it is imported, before anything is asked
+        try:
+            self._process.start()
+        finally:
+            os.environ.clear()
+            os.environ.update(ours)
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._pipe.close()  # it ends by itself: to a signal libtpu would answer with a page
+        self._process.join(5)
         self._process.terminate()
         self._process.join()
 
