@@ -216,6 +216,26 @@ The update is rounded before it is added | engine/leaves.py
 + u.astype(p.dtype).astype(wide)).astype(p.dtype)
   test_blocks.py::test_step_rounds_once
 
+A window with a number that is not finite is applied | wrappers/accumulation.py
+- full & ~bad
++ full
+  test_user_problems.py::test_row_09_a_nan_is_dropped_and_counted_and_the_inner_count_waits
+
+All chips are used for a few matrices | engine/chips.py
+- return min(enough,
++ return max(enough,
+  test_scale.py::test_no_more_chips_than_matrices_where_an_axis_can_be_spared
+
+The checkpoint that stays is the worst | training/orbax.py
+- 1 if mode == "max" else -1
++ -1 if mode == "max" else 1
+  test_orbax.py::test_the_best_stays[min]
+
+A run that goes on does all its steps again | training/fit.py
+- limit -= run.go_on(checkpoints)
++ run.go_on(checkpoints)
+  test_orbax.py::test_a_run_in_three_parts_is_the_whole_run
+
 The sum of the micro-gradients is not divided | wrappers/accumulation.py
 - x * share.astype(x.dtype)
 + x
@@ -371,8 +391,8 @@ The momentum does not follow its basis | moments/bases.py
 + return new, list(map(_sorted, vs, orders)), firsts
   test_matrices.py::test_soap[shape0]
 
-Matrices of one size come back as those of another leaf | engine/decompositions.py
-- start = end
+Matrices of one size come back as those of another leaf | engine/chips.py
+- start = at.stop
 + start = 0
   test_matrices.py::test_stacks_of_one_size_make_one_batch
 
