@@ -272,6 +272,7 @@ from adamfx.wrappers.iterates import (
 )
 from adamfx.wrappers.lookahead import lookahead
 from adamfx.wrappers.mechanic import mechanize
+from adamfx.wrappers.meshes import PerMesh, per_mesh
 from adamfx.wrappers.monitor import metrics, monitor
 from adamfx.wrappers.placement import abstract_state, offload, shard_state
 from adamfx.wrappers.precision import compensate, master_weights, round_stochastically
@@ -453,6 +454,8 @@ __all__ = [
     "stored",
     "shard_state",
     "offload",
+    "per_mesh",
+    "PerMesh",
     "abstract_state",
     "view",
     "stacked",

@@ -359,6 +359,54 @@ def test_one_reduction_for_all_gradients_of_a_window():
         np.testing.assert_allclose(got[0][k], want[0][k], rtol=1e-6)
 
 
+# ---- leaves on several meshes ---------------------------------------------------------------------
+
+
+@AXES
+@pytest.mark.parametrize("name", ["adamw", "lamb", "muon", "accumulate(adamw)"])
+def test_each_leaf_steps_where_it_lives(name, axes):
+    tx = OF_ALL.get(name) or fx.accumulate(fx.adamw(0.01), 2)
+    meshes = [
+        jax.make_mesh((4,), ("x",), axis_types=(axes,), devices=jax.devices()[i : i + 4])
+        for i in (0, 4)
+    ]
+    values = {
+        "first": VALUES["w"],
+        "second": VALUES["w"][:8] * 2,
+        "step": np.int32(3),
+        "none": None,
+    }
+    params = values | {
+        k: jax.device_put(values[k], NamedSharding(m, P("x")))
+        for k, m in zip(("first", "second"), meshes, strict=True)
+    }
+    grads = params | {"step": None}
+    many = fx.per_mesh(tx)
+    states, state = many.init(params), tx.init(values)
+    want = values
+    for _ in range(3):
+        params, states = many.step(grads, states, params)
+        want, state = tx.step(values | {"step": None}, state, want)
+    updates, _ = many.update(grads, states, params)
+    for k, m in zip(("first", "second"), meshes, strict=True):
+        assert params[k].sharding.is_equivalent_to(NamedSharding(m, P("x")), 2)
+        assert updates[k].sharding.device_set == set(m.devices.flat)
+        np.testing.assert_allclose(params[k], want[k], rtol=1e-5, atol=1e-7)
+    assert params["none"] is None
+    assert params["step"] == 3
+
+
+def test_what_looks_at_all_leaves_is_refused_on_several_meshes():
+    tx = fx.accumulate(fx.chain(fx.clip_by_global_norm(1.0), fx.adamw(0.01)), 2)
+    with pytest.raises(ValueError, match="clip_by_global_norm looks at all leaves"):
+        fx.per_mesh(tx)
+    mesh = mesh_of(AxisType.Auto)
+    one = fx.per_mesh(fx.adamw(0.01))
+    states = one.init(put(mesh))
+    with pytest.raises(ValueError, match="lie on 2 meshes, the state is of 1"):
+        one.step(put(mesh), states, put(mesh) | {"b": jnp.ones(7)})
+
+
 # ---- the page ------------------------------------------------------------------------------------
 
 
