@@ -141,10 +141,19 @@ class Groups:
             self.ready.append(batch)
         return min(n, len(self.ready))
 
-    @property
-    def form(self) -> int:
-        """A number that tells the shapes of what is ready from others; 0 if nothing is."""
-        return zlib.crc32(repr(_shapes(self.ready[0])).encode()) >> 2 if self.ready else 0
+    def form(self, of_all: bool) -> int:
+        """A number that tells the shapes of what is ready from others; 0 if nothing is.
+
+        Where it is to be the same in all processes, so are numbers on the host, which a program takes for
+        those of all.
+        """
+        if not self.ready:
+            return 0
+        found = zlib.crc32(repr(_shapes(self.ready[0])).encode())
+        for x in jax.tree.leaves(self.ready[0]) if of_all else ():
+            if isinstance(x, np.ndarray):
+                found = zlib.crc32(x.tobytes(), found)
+        return found >> 2
 
     def stacked(self, n: int) -> Tree:
         """The first n of what is ready, k in length."""

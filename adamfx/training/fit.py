@@ -191,13 +191,16 @@ def _loop(
         until = min(n - run.total % n for n in (every, run.keeps_every) if n)
         started = time.monotonic()
         n = 0 if interrupts.pressed else groups.fill(int(min(until, limit - run.steps)))
-        n, groups.k, low, high = together.least(n, groups.k or 1, groups.form, -groups.form)
+        form = groups.form(together.common)
+        n, groups.k, low, high = together.least(n, groups.k or 1, form, -form)
         if not n:
             reason = "interrupted" if pressed() else "end of batches"
             break
         if low != -high:
             raise ValueError(
-                f"fit: the batches of step {run.total + 1} differ in shape from process to process"
+                f"fit: the batches of step {run.total + 1} differ from process to process, in shape or as "
+                "arrays of NumPy; make global arrays of what each process has: "
+                "jax.make_array_from_process_local_data(sharding, x)"
             )
         run.dispatch(n, groups.k, groups.stacked(n))
         run.drain(keep=0 if run.needs_waiting or (stop and not evaluate) else 1)
