@@ -232,8 +232,8 @@ The checkpoint that stays is the worst | training/orbax.py
   test_orbax.py::test_the_best_stays[min]
 
 A run that goes on does all its steps again | training/fit.py
-- limit -= run.go_on(checkpoints)
-+ run.go_on(checkpoints)
+- limit -= run.go_on(kept)
++ run.go_on(kept)
   test_orbax.py::test_a_run_in_three_parts_is_the_whole_run
 
 The sum of the micro-gradients is not divided | wrappers/accumulation.py

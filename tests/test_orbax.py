@@ -108,7 +108,17 @@ def test_any_tree_on_any_mesh(tmp_path):
         assert type(found[name]) is type(tree[name])
 
 
+def test_a_folder_is_enough(tmp_path):
+    assert fit(BATCHES[:5], tmp_path / "run").history.rows == 5
+    assert fit(BATCHES[5:9], str(tmp_path / "run")).history.rows == 9
+    with pytest.raises(TypeError, match="checkpoints must be a folder"):
+        fit(BATCHES, 7)
+
+
 def test_what_cannot_be_kept_or_found(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(NotADirectoryError, match="is a file; name a folder"):
+        fx.Checkpoints(tmp_path / "file")
     with pytest.raises(ValueError, match="every"):
         fx.Checkpoints(tmp_path / "run", every=0)
     with pytest.raises(ValueError, match="mode"):

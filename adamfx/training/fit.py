@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterable
@@ -60,7 +61,7 @@ def fit(
     evaluate_every: int = 100,
     stop: Callable[[History], bool] | None = None,
     progress: bool | None = None,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: Checkpoints | str | os.PathLike | None = None,
 ) -> Fit:
     """Trains over the batches and returns `(params, state, history, reason)`.
 
@@ -94,9 +95,10 @@ def fit(
       stop: an early stop: `stop(history)` is asked after each evaluation; where there are none, after
         each dispatch. See `no_improvement`.
       progress: a bar with loss, learning rate and gradient norm; None: if tqdm is installed.
-      checkpoints: where to keep params, state and history: `Checkpoints("run")`. A folder that has some goes
-        on from the newest, with `steps` counted from the beginning; the last step is kept whatever ends
-        the run. `batches` begin where you let them: `checkpoints.latest` says at which step.
+      checkpoints: where to keep params, state and history: a folder, or `Checkpoints("run", every=100)`. What
+        is there already goes on from the newest, with `steps` counted from the beginning; the last step is
+        kept whatever ends the run. `batches` begin where you let them: `checkpoints.latest` says at which
+        step. Needs Orbax.
 
     Several processes train together where params lie on devices of several (`jax.distributed`), each with
     batches of global arrays. They take equally many batches, and end at the same step for the same
@@ -124,7 +126,7 @@ def fit(
         )
     run, result = None, None
     try:
-        with Interrupts() as interrupts:
+        with Interrupts() as interrupts, _kept(checkpoints) as kept:
             together = Together(params, interrupts)
             total = _total(batches, epochs, steps)
             with _bar(progress if together.leads else False, total) as bar:
@@ -133,8 +135,8 @@ def fit(
                 groups = Groups(stream, steps_per_dispatch, interrupts, run.suited)
                 limit = math.inf if steps is None else steps
                 try:
-                    if checkpoints is not None:
-                        limit -= run.go_on(checkpoints)
+                    if kept is not None:
+                        limit -= run.go_on(kept)
                     reason = _loop(run, groups, limit, evaluate, evaluate_every, stop, interrupts)
                     run.keep_last()
                     result = run.result(reason)
@@ -434,6 +436,17 @@ def _total(batches: Any, epochs: int, steps: int | None) -> int | None:
     except TypeError:  # there is no length, or asking for it says so
         length = None
     return min((x for x in (length, steps) if x is not None), default=None)
+
+
+def _kept(checkpoints: Any) -> Any:
+    """Checkpoints, or nothing, as a context that closes what was opened here."""
+    if checkpoints is None or isinstance(checkpoints, Checkpoints):
+        return contextlib.nullcontext(checkpoints)
+    if not isinstance(checkpoints, (str, os.PathLike)):
+        raise TypeError(
+            f"fit: checkpoints must be a folder, or Checkpoints of one, got {checkpoints!r}"
+        )
+    return Checkpoints(checkpoints)
 
 
 def _bar(progress: bool | None, total: int | None) -> Any:

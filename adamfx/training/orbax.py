@@ -34,7 +34,7 @@ class Checkpoints:
       best: a column of the history, such as an evaluation's; the checkpoint where it was best stays, too.
       mode: "min" or "max": which is best.
 
-    Raises ImportError without Orbax.
+    Raises ImportError without Orbax, NotADirectoryError where the folder is a file.
     """
 
     def __init__(
@@ -47,6 +47,8 @@ class Checkpoints:
         mode: str = "min",
     ):
         self.folder = os.path.abspath(os.fspath(folder))
+        if os.path.exists(self.folder) and not os.path.isdir(self.folder):
+            raise NotADirectoryError(f"Checkpoints: {self.folder} is a file; name a folder")
         self.every = checks.steps("Checkpoints", "every", every, 1)
         keep = checks.steps("Checkpoints", "keep", keep, 1)
         checks.choice("Checkpoints", "mode", mode, ("min", "max"))

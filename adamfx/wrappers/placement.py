@@ -88,9 +88,10 @@ def shard_state(transformation: Inner, axis: str = "data"):
 
     Args:
       transformation: what remembers.
-      axis: of the mesh that `jax.set_mesh` has set; without that axis nothing is cut.
+      axis: of the mesh that `jax.set_mesh` has set.
 
-    Remembers `inner`, and `cut`, the axis of each leaf, as part of the structure.
+    Remembers `inner`, and `cut`, the axis of each leaf, as part of the structure. Raises ValueError where no
+    mesh is set, or one without that axis.
     """
     tx = transformation
     if not isinstance(axis, str):
@@ -142,14 +143,18 @@ def shard_state(transformation: Inner, axis: str = "data"):
 
 
 def _size(axis: str) -> int:
-    """Of the mesh axis; 0 where there is none."""
+    """Of the mesh axis."""
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.shape:
         raise ValueError(
             "shard_state: no mesh is set, over which to share the state out; write with jax.set_mesh(mesh): "
             "around init and the step"
         )
-    return dict(mesh.shape).get(axis, 0)
+    if axis not in mesh.shape:
+        raise ValueError(
+            f"shard_state: the mesh has no axis {axis!r}; it has {', '.join(map(repr, mesh.shape))}"
+        )
+    return mesh.shape[axis]
 
 
 def _spec_of(x: Array) -> list | None:
