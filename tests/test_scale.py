@@ -173,7 +173,10 @@ def test_shares_without_a_mesh_or_its_axis():
     with pytest.raises(TypeError, match="axis must be the name"):
         fx.shard_state(fx.adam(1e-3), 0)
     mesh = mesh_of(AxisType.Auto)
-    with jax.set_mesh(mesh), pytest.raises(ValueError, match="no axis 'expert'; it has 'data', 'model'"):
+    with (
+        jax.set_mesh(mesh),
+        pytest.raises(ValueError, match="no axis 'expert'; it has 'data', 'model'"),
+    ):
         fx.shard_state(fx.adam(1e-3), "expert").init(put(mesh))
 
 
