@@ -68,3 +68,14 @@ def test_vectors_taken_together_count_all():
     wanted = np.sqrt(sum(np.sum(np.square(x, dtype=float)) for x in leaves))
     for norm in (fx.global_norm, jax.jit(fx.global_norm)):
         np.testing.assert_allclose(norm(leaves), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-25, 1.0, 1e25])
+def test_constants_in_a_compiled_program(value):
+    """Of which the compiler squares the scales instead."""
+    x = np.full((2, 3), value, np.float32)
+    want = value * np.sqrt(2)
+    for norm in (lambda x: norms.norm_over(x, 0)[0, 0], lambda x: norms.norm_over(x[:, :1])):
+        np.testing.assert_allclose(jax.jit(lambda f=norm: f(jnp.asarray(x)))(), want, rtol=1e-6)
+    one = jax.jit(lambda: norms._in_own_dtype([jnp.asarray(x[:, 0])]))
+    np.testing.assert_allclose(one(), want, rtol=1e-6)

@@ -42,7 +42,13 @@ def norm_over(x: jax.Array, axes: Any = None) -> jax.Array:
     For the arithmetic of one leaf. By three sums, which pass over the array once, and over the chips that
     share it; 0 for zeros, as is the derivative there.
     """
-    return _by_three_sums(jnp.finfo(x.dtype).dtype, lambda c: _square_over(x * c, axes))
+    size = jnp.abs(x) if jnp.iscomplexobj(x) else x
+
+    def total(c: jax.Array) -> jax.Array:
+        y = _scaled(size, c)
+        return _sum_over(y * y, axes)
+
+    return _by_three_sums(size.dtype, total)
 
 
 @norm_over.defjvp
@@ -51,10 +57,6 @@ def _norm_over_jvp(axes: Any, primals: tuple, tangents: tuple) -> tuple[jax.Arra
     size = norm_over(x, axes)
     c = _scale_of(size)
     return size, _sum_over((safe_divide(x * c, size * c).conj() * dx).real, axes)
-
-
-def _square_over(x: jax.Array, axes: Any) -> jax.Array:
-    return _sum_over((x * x.conj()).real, axes)
 
 
 def _sum_over(x: jax.Array, axes: Any) -> jax.Array:
@@ -114,16 +116,24 @@ def _in_float64(xs: list) -> jax.Array:
 
 def _in_own_dtype(xs: list) -> jax.Array:
     """For float64, and for TPUs, whose float64 has the exponents of float32."""
-    return _by_three_sums(xs[0].dtype, lambda c: _sum_of_squares(xs, lambda x: x * c))
+    return _by_three_sums(xs[0].dtype, lambda c: _sum_of_squares(xs, lambda x: _scaled(x, c)))
 
 
 def _by_three_sums(dtype: Any, total: Callable) -> jax.Array:
     """Roots of total(1), and of the numbers scaled down and scaled up (Blue 1978): the one in range."""
-    # Unknown to the compiler, which for a single number takes (c x)(c x) for (c c)(x x): infinity times 0.
     scales = [jax.lax.optimization_barrier(jnp.asarray(c)) for c in _scales(dtype)]
     totals = [total(c) for c in scales]
     sizes = [jnp.sqrt(total) / c for total, c in zip(totals, scales, strict=True)]
     return jax.lax.select_n(_which(totals[0]), *sizes)
+
+
+def _scaled(x: jax.Array, c: jax.Array) -> jax.Array:
+    """c x, held below where no square is finite any more.
+
+    For of (c x)(c x), where x is one number or a constant, the compiler makes (c c)(x x), infinity times 0.
+    """
+    highest = np.asarray(2.0 ** (jnp.finfo(x.dtype).maxexp // 2 + 1), x.dtype)
+    return jax.lax.clamp(-highest, x * c, highest)
 
 
 def _sum_of_squares(xs: list, seen_as: Callable) -> jax.Array:
