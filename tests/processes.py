@@ -142,6 +142,11 @@ def numpy_of_its_own(world):
     return fx.fit(loss, fx.adamw(0.03), world.params(), batches)
 
 
+def jax_of_its_own(world):
+    batches = ([jnp.asarray(x + world.index) for x in data(step)] for step in range(STEPS))
+    return fx.fit(loss, fx.adamw(0.03), world.params(), batches)
+
+
 def numpy_of_all(world):
     return fx.fit(loss, fx.adamw(0.03), world.params(), map(data, range(STEPS)))
 

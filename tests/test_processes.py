@@ -64,6 +64,7 @@ TOGETHER = {
     "evaluation_fails": ("failed", 10, "ZeroDivisionError: of the evaluation"),
     "shapes_differ": ("failed", 8, "the batches of step 9 differ from process to process"),
     "numpy_of_its_own": ("failed", 0, "make global arrays of what each process has"),
+    "jax_of_its_own": ("failed", 0, "make global arrays of what each process has"),
     "numpy_of_all": ("end of batches", 24, None),
     "local_params": ("failed", 0, "put them on the same mesh"),
     "waits_for_another": ("interrupted", ..., None),

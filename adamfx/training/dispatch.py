@@ -144,15 +144,17 @@ class Groups:
     def form(self, of_all: bool) -> int:
         """A number that tells the shapes of what is ready from others; 0 if nothing is.
 
-        Where it is to be the same in all processes, so are numbers on the host, which a program takes for
-        those of all.
+        Where it is to be the same in all processes, so are numbers that one process holds whole, which a
+        program takes for those of all.
         """
         if not self.ready:
             return 0
         found = zlib.crc32(repr(_shapes(self.ready[0])).encode())
         for x in jax.tree.leaves(self.ready[0]) if of_all else ():
-            if isinstance(x, np.ndarray):
-                found = zlib.crc32(x.tobytes(), found)
+            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+                x = jax.random.key_data(x)
+            if isinstance(x, np.ndarray) or x.is_fully_addressable:
+                found = zlib.crc32(np.asarray(x).tobytes(), found)
         return found >> 2
 
     def stacked(self, n: int) -> Tree:

@@ -201,7 +201,7 @@ def _loop(
         if low != -high:
             raise ValueError(
                 f"fit: the batches of step {run.total + 1} differ from process to process, in shape or as "
-                "arrays of NumPy; make global arrays of what each process has: "
+                "local arrays; make global arrays of what each process has: "
                 "jax.make_array_from_process_local_data(sharding, x)"
             )
         run.dispatch(n, groups.k, groups.stacked(n))
