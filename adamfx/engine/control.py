@@ -75,23 +75,6 @@ def _only_if(
     loop = functools.partial(_loop, made, zeros)
     return jax.lax.platform_dependent(predicate, operands, read, tpu=branch, default=loop)
 
-    def loop(predicate, operands, read):
-        def turn(carry):
-            go, (_, x) = carry
-            # Seemingly changing from turn to turn, else the compiler works on it outside the loop.
-            leaves, structure = jax.tree.flatten(read)
-            trained = [j for j, y in enumerate(leaves) if trees.is_trained(y)]
-            seeming = each(lambda y: jnp.where(go, y, 0), [jnp.asarray(leaves[j]) for j in trained])
-            for j, y in zip(trained, seeming, strict=True):
-                leaves[j] = y
-            here = structure.unflatten(leaves)
-            return jnp.zeros_like(go), made(x, *here)
-
-        start = (predicate, (zeros(), operands))
-        return jax.lax.while_loop(lambda carry: carry[0], turn, start)[1]
-
-    return jax.lax.platform_dependent(predicate, operands, read, tpu=branch, default=loop)
-
 
 @_only_if.defjvp
 def _only_if_jvp(function: Callable, zeros: Any, primals: tuple, tangents: tuple) -> Any:
