@@ -75,14 +75,25 @@ def test_the_last_step_is_kept_whatever_ends_the_run(tmp_path):
 
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_the_best_stays(tmp_path, mode):
+    """Also where the run goes on in another process, which reads the scores of before."""
     numbers = [5.0, 1.0, 4.0, 9.0, 3.0, 2.0]
 
     def evaluate(params, state):
         return numbers[int(state["count"]) // 10 - 1]
 
-    with fx.Checkpoints(tmp_path / "run", every=10, keep=1, best="evaluation", mode=mode) as kept:
-        fit(BATCHES, kept, evaluate=evaluate, evaluate_every=10)
-        assert kept.steps == [20 if mode == "min" else 40, 60]
+    for end in (20, 50, 60):
+        with fx.Checkpoints(
+            tmp_path / "run", every=10, keep=1, best="evaluation", mode=mode
+        ) as kept:
+            batches = BATCHES[kept.latest or 0 :]
+            fit(batches, kept, evaluate=evaluate, evaluate_every=10, steps=end)
+    assert kept.steps == [20 if mode == "min" else 40, 60]
+
+
+def test_a_best_of_which_nothing_is_known(tmp_path):
+    warned = pytest.warns(UserWarning, match="no number in column 'lss'")
+    with fx.Checkpoints(tmp_path / "run", best="lss") as kept, warned:
+        fit(BATCHES[:3], kept)
 
 
 def test_any_tree_on_any_mesh(tmp_path):
@@ -130,6 +141,8 @@ def test_what_cannot_be_kept_or_found(tmp_path):
         with pytest.raises(TypeError, match=r"leaf at \['f'\] is .* filter the tree first"):
             kept.save(1, {"f": print})
         kept.save(1, {"params": PARAMS})
+        with pytest.raises(ValueError, match="has one of step 1 already"):
+            kept.save(1, {"params": PARAMS})
         kept.wait()
         with pytest.raises(
             ValueError, match=r"missing in it: \['q'\]\['w'\]; not asked for: \['params'\]"

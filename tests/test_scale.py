@@ -184,6 +184,21 @@ def test_shares_without_a_mesh_or_its_axis():
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 8), reason="JAX 0.7 leaves it on the device")
+@AXES
+def test_an_abstract_state_knows_what_rests_on_the_host(axes):
+    mesh = mesh_of(axes)
+    params = {"w": jax.device_put(np.ones((512, 16), np.float32), NamedSharding(mesh, P("model")))}
+    tx = fx.offload(fx.adamw(0.01))
+    with jax.set_mesh(mesh):
+        pairs = zip(
+            *map(jax.tree.leaves, (fx.abstract_state(tx, params), tx.init(params))), strict=True
+        )
+        kinds = [(a.sharding.memory_kind or "device", b.sharding.memory_kind) for a, b in pairs]
+    assert all(a == b for a, b in kinds)
+    assert ("pinned_host", "pinned_host") in kinds
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 8), reason="JAX 0.7 leaves it on the device")
 @pytest.mark.parametrize("inside", ["adamw", "accumulate", "skip_nonfinite"])
 def test_a_state_on_the_host(inside):
     p = {"w": jnp.ones((64, 128)), "b": jnp.ones(3)}
@@ -360,6 +375,19 @@ def test_one_reduction_for_all_gradients_of_a_window():
         np.testing.assert_allclose(got[0][k], want[0][k], rtol=1e-6)
 
 
+@REDUCED
+def test_fit_takes_parameters_with_reduced_axes():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    x = np.random.default_rng(1).normal(size=(32, 16)).astype(np.float32)
+    with jax.set_mesh(mesh):
+        values, p = tagged_params(mesh)
+        batch = jax.device_put(x, P("data"))
+        got = fx.fit(regression, fx.adam(0.1), p, [batch] * 4, progress=False)
+    want = fx.fit(regression, fx.adam(0.1), values, [x] * 4, progress=False)
+    for column in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(got.history[column], want.history[column], rtol=1e-5)
+
+
 # ---- leaves on several meshes ---------------------------------------------------------------------
 
 
@@ -404,6 +432,8 @@ def test_what_looks_at_all_leaves_is_refused_on_several_meshes():
     mesh = mesh_of(AxisType.Auto)
     one = fx.per_mesh(fx.adamw(0.01))
     states = one.init(put(mesh))
+    with pytest.raises(ValueError, match="outside jit"):
+        jax.jit(one.step)(put(mesh), states, put(mesh))
     with pytest.raises(ValueError, match="lie on 2 meshes, the state is of 1"):
         one.step(put(mesh), states, put(mesh) | {"b": jnp.ones(7)})
 

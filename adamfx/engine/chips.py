@@ -81,20 +81,17 @@ def _shared_out(function: Callable, rows: list, shapes: list[tuple], mesh: Any, 
     names = _axes_for(count, mesh.shape)
     missing = -count % math.prod(mesh.shape[n] for n in names)
 
-    def whole_over_the_chips(xs: tuple) -> Array:
-        stack = _joined(xs)
-        filling = jnp.zeros((missing, *stack.shape[1:]), stack.dtype)
-        return _lie(jnp.concatenate([stack, filling]) if missing else stack, [names, None, None])
+    def lies(x: Array) -> list:
+        """Memory lies whole: no sharding but that of its parameter shall reach it."""
+        return [None, None] if join else _matrix_of(x)
 
     def over_the_chips(xs: tuple) -> Array:
-        rest = _matrix_of(xs[0])
-        typed = [_lie(x, _matrix_of(x)) for x in xs] if is_explicit(xs[0]) else xs
-        stacks = [x.reshape(-1, *x.shape[-2:]) for x in typed]
+        rest, settled = lies(xs[0]), join or is_explicit(xs[0])
+        xs = tuple(_lie(x, lies(x)) for x in xs) if settled else xs
+        stacks = [x.reshape(-1, *x.shape[-2:]) for x in xs]
         if missing:
             stacks.append(jnp.zeros((missing, *stacks[0].shape[1:]), stacks[0].dtype))
-        if is_explicit(xs[0]):
-            stacks = [_lie(x, rest) for x in stacks]
-        joined = jnp.concatenate(stacks)
+        joined = jnp.concatenate([_lie(x, rest) for x in stacks] if settled else stacks)
         for i in range(len(names) + 1):  # one axis of the mesh after the other: an exchange each
             joined = _lie(joined, _along(names[:i], rest))
         return _lie(joined, [names, None, None])
@@ -102,10 +99,7 @@ def _shared_out(function: Callable, rows: list, shapes: list[tuple], mesh: Any, 
     columns = list(zip(*rows, strict=True))
     shares = PartitionSpec(names)
     run = jax.shard_map(function, mesh=mesh, in_specs=(shares,) * len(columns), out_specs=shares)
-    found = run(*map(whole_over_the_chips if join else over_the_chips, columns))
-    if join:  # memory, which no sharding but that of its parameter shall reach
-        return _split(jax.tree.map(lambda y: _lie(y, [None] * y.ndim), found), shapes)
-    rest = _matrix_of(columns[0][0])
+    rest = lies(columns[0][0])
 
     def back(y: Array) -> Array:
         for i in reversed(range(len(names) + 1)):
@@ -114,9 +108,11 @@ def _shared_out(function: Callable, rows: list, shapes: list[tuple], mesh: Any, 
 
     def end(j: int, y: Array) -> Array:
         like = rows[j][0]
-        alike = is_explicit(y) and y.shape == like.shape
-        return reshard(y, jax.typeof(like).sharding) if alike else y
+        if join:
+            return whole(y)
+        return reshard(y, jax.typeof(like).sharding) if is_explicit(y) else y
 
+    found = run(*map(over_the_chips, columns))
     return _split(jax.tree.map(back, found), shapes, end)
 
 

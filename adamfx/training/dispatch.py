@@ -16,6 +16,7 @@ import numpy as np
 from adamfx.engine import trees
 from adamfx.engine.norms import global_norm
 from adamfx.engine.packed import memories
+from adamfx.engine.placement import summed
 from adamfx.training.interrupts import LEFT, Interrupts
 from adamfx.training.step import training_step
 from adamfx.wrappers.monitor import metrics
@@ -42,7 +43,7 @@ def program(loss_fn: Callable, has_aux: bool) -> Program:
     def one(tx, params, state, batch):
         params, state, out, grads = step(tx, params, state, batch)
         loss, aux = out if has_aux else (out, {})
-        record = {"loss": loss, "gradient_norm": global_norm(trees.map_trained(lambda g: g, grads))}
+        record = {"loss": loss, "gradient_norm": global_norm(trees.map_trained(summed, grads))}
         for name, x in metrics(state).items():  # a monitor inside a wrapper sees other gradients
             record[f"monitor/{name}" if name in record else name] = x
         taken = {"step", *record} & set(_scalars(aux))

@@ -212,7 +212,7 @@ def _loop(
             evaluation()
         if run.failed:
             break
-        run.keep()
+        run.keep(due=bool(run.keeps_every) and run.total % run.keeps_every == 0)
         if stop and (due or not evaluate) and not pressed():
             answer = interrupts.leavable(stop, run.history)
             if together.any(answer is not LEFT and answer):
@@ -354,35 +354,29 @@ class _Run:
         if checkpoints.latest is not None:
             like = {"params": self.params, "state": self.state, "history": self.history}
             found = checkpoints.restore(like)
-            self.params, self.state, self.history = (
-                found["params"],
-                found["state"],
-                found["history"],
-            )
+            self.params, self.state = found["params"], found["state"]
+            self.history = found["history"]
             self.start = self.kept = int(self.state["count"])
             if self.bar is not None:
                 self.bar.update(self.start - begun)
         return self.start - begun
 
-    def keep(self) -> None:
-        """Writes a checkpoint where one is due."""
-        if self.checkpoints is not None and self.total % self.checkpoints.every == 0:
-            self.drain()
-            if self.total != self.kept:
-                tree = {"params": self.params, "state": self.state, "history": self.history}
-                self.checkpoints.save(self.total, tree)
-                self.kept = self.total
+    def keep(self, due: bool) -> None:
+        """Writes a checkpoint of what is complete, if one is due and it is not there."""
+        lost = self.together.common and not self.together.in_step
+        if self.checkpoints is None or not due or lost or self.total == self.kept:
+            return
+        self.drain()
+        self.checkpoints.save(
+            self.total, {"params": self.params, "state": self.state, "history": self.history}
+        )
+        self.kept = self.total
 
     def keep_last(self) -> None:
         """Writes one of the last step, whatever has ended the run, and waits until it is there."""
-        if self.checkpoints is None:
-            return
-        in_step = self.together.in_step or not self.together.common
-        if self.params is not None and in_step and self.total != self.kept and self.alive():
-            tree = {"params": self.params, "state": self.state, "history": self.history}
-            self.checkpoints.save(self.total, tree)
-            self.kept = self.total
-        self.checkpoints.wait()
+        self.keep(due=self.params is not None and self.alive())
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
 
     def result(self, reason: str) -> Fit:
         try:

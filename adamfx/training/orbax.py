@@ -7,6 +7,7 @@ with fx.Checkpoints("run", every=1000) as checkpoints:
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import jax
@@ -60,17 +61,16 @@ class Checkpoints:
             ) from None
         self._ocp, self._best, self._sign = ocp, best, 1 if mode == "max" else -1
         policies = ocp.checkpoint_managers
-        newest = policies.LatestN(keep)
-        kept = newest
+        kept, score = policies.LatestN(keep), None
         if best is not None:
-            score = policies.BestN(get_metric_fn=lambda m: m["score"], n=1)
-            kept = policies.AnyPreservationPolicy([newest, score])
+            score = lambda metrics: metrics["score"]  # noqa: E731
+            kept = policies.AnyPreservationPolicy([kept, policies.BestN(get_metric_fn=score, n=1)])
         self._manager = ocp.CheckpointManager(
             self.folder,
             item_handlers={n: ocp.StandardCheckpointHandler() for n in ("arrays", "histories")},
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=kept, cleanup_tmp_directories=True
-            ),
+                preservation_policy=kept, best_fn=score, cleanup_tmp_directories=True
+            ),  # without best_fn the scores would not be written
         )
 
     @property
@@ -87,8 +87,10 @@ class Checkpoints:
         """Begins to write a tree of arrays, numbers and histories; the arrays may be used up meanwhile.
 
         Every process of the run calls it, at the same step. Raises TypeError, with the path, for leaves
-        that are neither.
+        that are neither, and ValueError where there is a checkpoint of that step.
         """
+        if step in self.steps:
+            raise ValueError(f"Checkpoints.save: {self.folder} has one of step {step} already")
         arrays, histories = {}, {}
         for name, x in named(tree):
             if is_history(x):
@@ -169,6 +171,11 @@ class Checkpoints:
                 measured = x.measured(self._best)[1]
                 if len(measured):
                     return {"score": float(self._sign * measured[-1])}
+        warnings.warn(
+            f"Checkpoints: there is no number in column {self._best!r} of a history yet, by which to know the "
+            "best",
+            stacklevel=3,
+        )
         return {"score": -float("inf")}
 
 

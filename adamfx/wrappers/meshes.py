@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from adamfx.engine import trees
 from adamfx.transformation import GradientTransformation
 
 Tree = Any
@@ -30,8 +31,8 @@ def per_mesh(transformation: GradientTransformation) -> PerMesh:
         states = tx.init(params)                       # leaves on several meshes
         params, states = tx.step(grads, states, params)
 
-    JAX compiles no program for arrays of several meshes, so it stands outside jit, and is no word of a
-    sentence. Arguments of `update` and `step` are those of a transformation.
+    JAX compiles no program for arrays of several meshes, so it stands outside jit and fit, and is no word
+    of a sentence. Arguments of `update` and `step` are those of a transformation.
 
     Args:
       transformation: of words that look at one leaf at a time. Wrappers that ask something of all
@@ -52,6 +53,10 @@ def per_mesh(transformation: GradientTransformation) -> PerMesh:
 
     def run(method: Callable, grads: Tree, states: tuple, params: Tree, extra: dict) -> tuple:
         like = grads if params is None else params
+        if trees.is_traced(grads, params):
+            raise ValueError(
+                "per_mesh: no program can hold arrays of several meshes; call it outside jit, and not in fit"
+            )
         parts = _split(like, grads), _split(like, params)
         if len(states) != len(parts[0]):
             raise ValueError(

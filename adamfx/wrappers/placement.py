@@ -52,13 +52,23 @@ def abstract_state(tx: Any, params: Tree) -> Any:
         spec = PartitionSpec(*partitions(spec, np.ndim(x)))
         return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=NamedSharding(typed, spec))
 
-    def back(x: Any) -> Any:
+    spaces: list = []
+
+    def init(params: Tree) -> Any:
+        made = tx.init(params)
+        spaces.extend(getattr(jax.typeof(x), "memory_space", None) for x in jax.tree.leaves(made))
+        return made
+
+    def back(x: Any, space: Any) -> Any:
         spec = x.sharding.spec if _is_named(x) else PartitionSpec()
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
+        kind = "pinned_host" if space == jax.memory.Space.Host else None
+        lies = NamedSharding(mesh, spec, memory_kind=kind)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies)
 
     with jax.sharding.use_abstract_mesh(typed.abstract_mesh):
-        found = jax.eval_shape(tx.init, jax.tree.map(seen, params))
-    return jax.tree.map(back, found)
+        found = jax.eval_shape(init, jax.tree.map(seen, params))
+    leaves, structure = jax.tree.flatten(found)
+    return structure.unflatten(map(back, leaves, spaces))
 
 
 def _is_named(x: Any) -> bool:
