@@ -242,9 +242,10 @@ from adamfx.schedules import (
 )
 from adamfx.states import get, set
 from adamfx.training.checkpoints import load, save
-from adamfx.training.fit import Fit, fit
+from adamfx.training.fit import fit
 from adamfx.training.history import History, no_improvement
 from adamfx.training.orbax import Checkpoints
+from adamfx.training.run import Fit
 from adamfx.training.step import make_step
 from adamfx.transformation import (
     GradientTransformation,

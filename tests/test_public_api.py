@@ -59,6 +59,7 @@ def test_every_public_name_of_a_module_is_exported():
             "check_names",
             "is_history",
             "is_key",
+            "copied",
         }
         assert made - inner <= set(PUBLIC), name
 

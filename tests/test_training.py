@@ -104,13 +104,13 @@ def test_steps_per_dispatch_change_no_bit(k):
 def dispatched(monkeypatch):
     """(n, k) of each dispatch; k is None where there is no loop."""
     seen = []
-    dispatch = training._Run.dispatch
+    dispatch = training.Run.dispatch
 
     def noted(run, n, k, batches):
         seen.append((n, k if run.loops else None))
         dispatch(run, n, k, batches)
 
-    monkeypatch.setattr(training._Run, "dispatch", noted)
+    monkeypatch.setattr(training.Run, "dispatch", noted)
     return seen
 
 

@@ -172,8 +172,8 @@ class Checkpoints:
                 if len(measured):
                     return {"score": float(self._sign * measured[-1])}
         warnings.warn(
-            f"Checkpoints: there is no number in column {self._best!r} of a history yet, by which to know the "
-            "best",
+            f"Checkpoints: there is no number in column {self._best!r} of a history yet, by which to know "
+            "the best",
             stacklevel=3,
         )
         return {"score": -float("inf")}
