@@ -89,7 +89,8 @@ def _nested(tx: GradientTransformation) -> Treewise:
     def through(leaves, state, point):
         return point(tx, leaves, state)
 
-    return Treewise(run, {"": tx}, start=tx.start, carried=(), bare=True, through=through)
+    meaning = Treewise(run, {"": tx}, start=tx.start, carried=(), bare=True, through=through)
+    return meaning._replace(hands_on=True)
 
 
 @block
@@ -137,7 +138,8 @@ def live(transformation: Inner):
         return point(inside(state)[0], leaves, inside(state)[1])
 
     inner = {"": transformation}
-    return Treewise(run, inner, start=start, carried=(), bare=True, through=through)
+    meaning = Treewise(run, inner, start=start, carried=(), bare=True, through=through)
+    return meaning._replace(hands_on=True)
 
 
 def hyperparams(state: Any) -> dict[str, Any]:

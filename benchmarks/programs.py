@@ -263,6 +263,20 @@ def program(held: dict, library: str, name: str, layout: str = "FSDP") -> Progra
     return compiled(step, tx, mesh(layout), parameters(layout), name == BETWEEN)
 
 
+def of_text(held: dict, text: str, layout: str = "FSDP") -> Program:
+    """The compiled step of one of our sentences, its state where `abstract_state` says."""
+    import jax
+
+    import adamfx as fx
+
+    where, params, tx = mesh(layout), parameters(layout), fx.read(text)
+    with jax.sharding.use_abstract_mesh(where.abstract_mesh):
+        arguments = params, fx.abstract_state(tx, params)
+        lie = jax.tree.map(lambda x: x.sharding, arguments)
+        step = jax.jit(lambda p, s, g: tx.step(g, s, p), donate_argnums=(0, 1), out_shardings=lie)
+        return read(step, (*arguments, params))
+
+
 def compiled(step: Callable, tx: Any, mesh: Any, params: Any, least: bool = False) -> Program:
     import jax
 

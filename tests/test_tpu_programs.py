@@ -156,6 +156,38 @@ def test_no_more_collectives_and_memory_than_optax(worker, name):
     assert ours.peak <= 1.01 * optax.peak
 
 
+LARGEST = 8192 * 4096  # numbers of the embedding that a chip has
+
+
+@compiles
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("text", "rests", "memories"),
+    [
+        ("offload(adamw(1e-3))", 8, 2),
+        ("offload(chain(clip_by_global_norm(1.0), named('a', adamw(1e-3))))", 8, 2),
+        ("offload(momentum(1e-3))", 4, 1),
+        ("skip_nonfinite(offload(adamw(1e-3)))", 8, 2),
+        ("accumulate(offload(adamw(1e-3)), 8)", 8, 2),
+    ],
+)
+def test_a_state_on_the_host_is_fetched_leaf_by_leaf(worker, text, rests, memories):
+    here = worker.ask(programs.of_text, text.replace("offload", "chain"))
+    ours = worker.ask(programs.of_text, text)
+    assert here.arguments - ours.arguments == pytest.approx(rests, abs=0.01)
+    share = LARGEST / worker.ask(own_parameters)
+    # Of the largest leaf the device holds the old and the new memory.
+    assert ours.temporaries <= 4 * 2 * memories * share + 0.05
+    assert here.peak - ours.peak >= rests - 4 * 2 * memories * share - 0.05
+
+
+def own_parameters(held):
+    """How many a chip has."""
+    import jax
+
+    return sum(x.size for x in jax.tree.leaves(programs.parameters("FSDP"))) / 8
+
+
 @compiles
 @pytest.mark.slow
 def test_adamw_crosses_memory_once(worker):

@@ -112,10 +112,12 @@ class Leaves:
     examples   whether updates still have an axis of examples in front
     applies    whether the caller takes new parameters, so that a run may end with `moved`
     moved      the new parameters, where a run has ended by itself; see `ended`
+    on_host    whether memory of the blocks may rest on the host, to be fetched leaf by leaf
     """
 
     __slots__ = (
-        "applies", "dtypes", "examples", "final", "gradients", "layout", "moved", "params", "updates",
+        "applies", "dtypes", "examples", "final", "gradients", "layout", "moved", "on_host", "params",
+        "updates",
     )  # fmt: skip
 
     def __init__(
@@ -131,7 +133,7 @@ class Leaves:
         self.params, self.dtypes, self.applies = params, dtypes, applies
         self.moved: list | None = None
         self.final = True
-        self.examples = False
+        self.examples = self.on_host = False
 
     def __len__(self) -> int:
         return len(self.dtypes)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adamfx.engine import trees
+from adamfx.engine import host, trees
 from adamfx.engine.control import count_up
 from adamfx.engine.each import each
 from adamfx.engine.leaves import Leaves
@@ -185,13 +185,17 @@ def _run_treewise(block: Working, leaves: Leaves, count: Array, extra: Mapping[s
     spec: Any = block.spec
     check_needs(block.key, spec.needs, leaves, extra)
     step = Step(count, remember(**block.scalars), extra=extra, key=block.key)
-    memory = _memory(block, leaves)
+    memory, on_host = _memory(block, leaves), leaves.on_host
+    if on_host and not spec.hands_on:
+        memory, leaves = host.fetched(memory), leaves.replace(on_host=False)
     if spec.rest:
-        block.rest = functools.partial(spec.rest, memory)
+        block.rest = lambda x: spec.rest(memory, host.fetched(x))
     out = spec.run(leaves, memory, step)
     if type(out) is not tuple or len(out) != 2 or not isinstance(out[0], Leaves):
         raise TypeError(f"{block.key}: run must return (leaves, what it remembers), got {out!r}")
     new, found = out
+    if on_host and not spec.hands_on:
+        new, found = new.replace(on_host=True), host.rested(found)
     if new.layout.rows != leaves.layout.rows:
         raise ValueError(f"{block.key}: run returned other rows of the table than it was given")
     if new.moved is None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adamfx.engine import single_pass, trees
+from adamfx.engine import host, single_pass, trees
 from adamfx.engine.control import once
 from adamfx.engine.each import each
 from adamfx.engine.leaves import Leaves
@@ -52,6 +52,8 @@ def run_stretch(
     blocks: list[Working], leaves: Leaves, count: Array, rates: Any, extra: Mapping[str, Any]
 ) -> tuple[Leaves, Any]:
     """The table after these blocks, which take down what they remember; and the rates of its moments."""
+    if leaves.on_host and blocks[0].spec.looks_around:  # at the memory of all leaves
+        blocks[0].columns = host.fetched(blocks[0].columns)
     for block in blocks:
         check_needs(block.key, block.spec.needs, leaves, extra)
         block.own = _own(block, leaves)
@@ -86,6 +88,7 @@ def run_stretch(
         own = tuple(_hashable(b.own[j]) for b in blocks)
         rows.setdefault((active, own, wide[j], leaves.dtypes[j]), []).append(j)
     x, g = list(leaves.updates), list(leaves.gradients)
+    of_rows = host.InTurn() if leaves.on_host else each
     for (active, _, dtype, to), members in rows.items():
         if not any(active):
             for j in members:
@@ -101,7 +104,7 @@ def run_stretch(
         columns.append([_memories(acting, blocks[0], turned, j) for j in members])
         columns.append([measured[j] if measured and active[0] else None for j in members])
         columns.append([[x[j] for x, a in zip(given, active, strict=True) if a] for j in members])
-        for j, (u, gradient, memories) in zip(members, each(function, *columns), strict=True):
+        for j, (u, gradient, memories) in zip(members, of_rows(function, *columns), strict=True):
             x[j], g[j] = u, gradient
             for block, memory in zip(acting, memories, strict=True):
                 block.record(j, memory)

@@ -61,6 +61,7 @@ class Treewise(NamedTuple):
     per_example: bool = (
         False  # takes gradients with an axis of examples in front, if it stands first
     )
+    hands_on: bool = False  # the states inside are given to `run` of theirs, and nothing else
     adds: bool = False  # takes gradients that are unreduced, if it stands first
     rest: Callable | None = None  # (memory, array) -> array, of leaves that got no gradient
 

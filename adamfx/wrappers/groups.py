@@ -74,7 +74,8 @@ def masked(inner: Inner, mask: Any):
         return leaves.put(point(tx, leaves.among(memory.labels.of), memory.inner))
 
     carried = ("labels", "inner")
-    return Treewise(run, {"inner": tx}, start=start, carried=carried, through=through)
+    meaning = Treewise(run, {"inner": tx}, start=start, carried=carried, through=through)
+    return meaning._replace(hands_on=True)
 
 
 def freeze(mask: Any) -> GradientTransformation:
@@ -141,7 +142,8 @@ def partition(transforms: Inner, param_labels: Any, default: Inner = None):
             leaves = leaves.put(point(tx, part, memory.inner[k]))
         return leaves
 
-    return Treewise(run, groups, start=start, carried=("labels", "inner"), through=through)
+    meaning = Treewise(run, groups, start=start, carried=("labels", "inner"), through=through)
+    return meaning._replace(hands_on=True)
 
 
 def _by_predicate(labels: Any) -> bool:
