@@ -172,7 +172,8 @@ def whole(x: jax.Array) -> jax.Array:
 
 
 def _strong(x: Any) -> jax.Array:
-    x = jax.device_put(x) if isinstance(x, (np.ndarray, np.generic)) else jnp.asarray(x)
+    if not isinstance(x, jax.Array):
+        x = jax.device_put(x) if isinstance(x, (np.ndarray, np.generic)) else jnp.asarray(x)
     return x.astype(x.dtype) if getattr(x, "weak_type", False) else x
 
 

@@ -98,7 +98,7 @@ def _remember_leaves(blocks: list[Working], leaves: Leaves) -> None:
 
 def _apart(x: Any, seen: list) -> Array:
     """`x`, a copy of its own where it was seen before: arrays of a state are donated one by one."""
-    x = jnp.asarray(x) if not isinstance(x, np.ndarray) else x
+    x = x if isinstance(x, (jax.Array, np.ndarray)) else jnp.asarray(x)
     x = x.copy() if any(x is y for y in seen) else x
     seen.append(x)
     return x

@@ -122,6 +122,7 @@ class Running:
                 )
             kept = cast(dtype)
         self.form = WHOLE if kept is None else kept.meaning
+        self.shapes: dict = {}  # of the statistic, by shape and dtype of the parameter
 
     def start(self, p: Array) -> dict[str, Any]:
         """What is remembered of one parameter at the start."""
@@ -129,7 +130,10 @@ class Running:
             return self._named(self.meaning.init(p))
         r, x = self.meaning, self.reading
         dtype = real_dtype(p.dtype) if x.is_real else p.dtype
-        shape = shape_of(x, p)
+        kind = p.shape, p.dtype
+        if kind not in self.shapes:
+            self.shapes[kind] = shape_of(x, p)
+        shape = self.shapes[kind]
         is_zero = isinstance(r.initial, float) and r.initial == 0
         s = jnp.zeros(shape, dtype) if is_zero else jnp.full(shape, r.initial, dtype)
         if jnp.iscomplexobj(s) and not jnp.issubdtype(self.dtype or s.dtype, jnp.complexfloating):
