@@ -156,6 +156,40 @@ def test_what_cannot_be_kept_or_found(tmp_path):
             FileNotFoundError, match="has no checkpoint of step 7; there are \\[1\\]"
         ):
             kept.restore(PARAMS, 7)
+    assert kept.steps == [1]
+    for use in (lambda: kept.save(2, PARAMS), lambda: kept.restore(PARAMS), kept.wait):
+        with pytest.raises(RuntimeError, match=r"closed; open them again: fx\.Checkpoints\('"):
+            use()
+    (tmp_path / "run" / "17").mkdir()
+    with pytest.raises(ValueError, match=r"17 is no checkpoint, and would count as one"):
+        fx.Checkpoints(tmp_path / "run")
+
+
+def test_a_part_of_what_is_there(tmp_path):
+    tree = {"params": {"w": jnp.arange(3.0), "b": jnp.ones(2)}, "state": TX.init(PARAMS)}
+    with fx.Checkpoints(tmp_path / "run") as kept:
+        kept.save(1, tree | {"history": fx.History({"loss": [2.0]})})
+        kept.wait()
+        equal(
+            kept.restore({"params": {"w": tree["params"]["w"]}}, partial=True)["params"]["w"],
+            np.arange(3.0),
+        )
+        assert kept.restore({"history": fx.History()}, partial=True)["history"]["loss"][0] == 2
+        with pytest.raises(ValueError, match=r"missing in it: \['v'\]$|missing in it: \['v'\];"):
+            kept.restore({"v": PARAMS["w"]}, partial=True)
+        with pytest.raises(ValueError, match="partial=True leaves out"):
+            kept.restore({"params": tree["params"]})
+
+
+def test_a_state_beside_checkpoints_of_another_step(tmp_path):
+    first = fit(BATCHES[:6], tmp_path / "run")
+    more = {"state": first.state, "history": first.history}
+    more |= {"checkpoints": tmp_path / "run", "progress": False}
+    assert fx.fit(loss, TX, first.params, BATCHES[6:9], **more).history.rows == 9
+    with pytest.raises(
+        ValueError, match=r"state given is of step 6, the newest checkpoint in .* of step 9"
+    ):
+        fx.fit(loss, TX, first.params, BATCHES, **more)
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 8), reason="JAX 0.7 leaves it on the device")

@@ -19,6 +19,8 @@ from adamfx.training.checkpoints import NUMBERS, check_names, is_history, is_key
 from adamfx.training.history import History
 
 Tree = Any
+ITEMS = ("arrays", "histories")
+MARK = "_CHECKPOINT_METADATA"  # a file of Orbax in the folder of every step
 
 
 class Checkpoints:
@@ -35,7 +37,8 @@ class Checkpoints:
       best: a column of the history, such as an evaluation's; the checkpoint where it was best stays, too.
       mode: "min" or "max": which is best.
 
-    Raises ImportError without Orbax, NotADirectoryError where the folder is a file.
+    Raises ImportError without Orbax, NotADirectoryError where the folder is a file, and ValueError where
+    something else in it has a number for a name, which would count as a step.
     """
 
     def __init__(
@@ -50,6 +53,11 @@ class Checkpoints:
         self.folder = os.path.abspath(os.fspath(folder))
         if os.path.exists(self.folder) and not os.path.isdir(self.folder):
             raise NotADirectoryError(f"Checkpoints: {self.folder} is a file; name a folder")
+        if foreign := _foreign(self.folder):
+            raise ValueError(
+                f"Checkpoints: {foreign} is no checkpoint, and would count as one; give them a folder of "
+                "their own"
+            )
         self.every = checks.steps("Checkpoints", "every", every, 1)
         keep = checks.steps("Checkpoints", "keep", keep, 1)
         checks.choice("Checkpoints", "mode", mode, ("min", "max"))
@@ -65,23 +73,32 @@ class Checkpoints:
         if best is not None:
             score = lambda metrics: metrics["score"]  # noqa: E731
             kept = policies.AnyPreservationPolicy([kept, policies.BestN(get_metric_fn=score, n=1)])
-        self._manager = ocp.CheckpointManager(
+        self._closed_with: list[int] = []
+        self._open: Any = ocp.CheckpointManager(
             self.folder,
-            item_handlers={n: ocp.StandardCheckpointHandler() for n in ("arrays", "histories")},
+            item_handlers={n: ocp.PyTreeCheckpointHandler() for n in ITEMS},
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=kept, best_fn=score, cleanup_tmp_directories=True
             ),  # without best_fn the scores would not be written
         )
 
     @property
+    def _manager(self) -> Any:
+        if self._open is None:
+            raise RuntimeError(
+                f"Checkpoints: they are closed; open them again: fx.Checkpoints({self.folder!r})"
+            )
+        return self._open
+
+    @property
     def steps(self) -> list[int]:
         """The steps of which there is a checkpoint, the oldest first."""
-        return sorted(self._manager.all_steps())
+        return self._closed_with if self._open is None else sorted(self._open.all_steps())
 
     @property
     def latest(self) -> int | None:
         """The newest of them; None without any."""
-        return self._manager.latest_step()
+        return max(self.steps, default=None)
 
     def save(self, step: int, tree: Tree) -> None:
         """Begins to write a tree of arrays, numbers and histories; the arrays may be used up meanwhile.
@@ -104,16 +121,19 @@ class Checkpoints:
                 )
         args, parts = self._ocp.args, {}
         if arrays:
-            parts["arrays"] = args.StandardSave(arrays)
+            parts["arrays"] = args.PyTreeSave(arrays)
         if histories:
-            parts["histories"] = args.StandardSave(histories)
+            parts["histories"] = args.PyTreeSave(histories)
         self._manager.save(step, args=args.Composite(**parts), metrics=self._metrics(tree))
 
-    def restore(self, like: Tree, step: int | None = None) -> Tree:
+    def restore(self, like: Tree, step: int | None = None, partial: bool = False) -> Tree:
         """The tree of a step, by default the newest, with the structure of `like`, and lying as it does.
 
         Args:
           like: as for `fx.load`: arrays, or what `fx.abstract_state` gives; on any mesh.
+          step: of the checkpoint.
+          partial: whether it may hold more than `like`, such as a state where only params are wanted; the
+            rest is not read.
 
         Raises FileNotFoundError without a checkpoint of that step, ValueError, with the paths, where it holds
         other leaves, shapes or dtypes.
@@ -124,9 +144,13 @@ class Checkpoints:
             raise FileNotFoundError(f"Checkpoints.restore: {self.folder} has no checkpoint{of}")
         path = os.path.join(self.folder, str(step))
         wanted = dict(named(like))
-        there = self._manager.item_metadata(step)
-        found = {n for item in ("arrays", "histories") for n in (there.get(item) or {})}
-        check_names("Checkpoints.restore", path, set(wanted), found)
+        about = self._manager.item_metadata(step)
+        there = {item: getattr(about.get(item), "tree", None) or {} for item in ITEMS}
+        found = {name for names in there.values() for name in names}
+        check_names(
+            "Checkpoints.restore", path, set(wanted), found & set(wanted) if partial else found,
+            "; partial=True leaves out what is not asked for",
+        )  # fmt: skip
         abstract = {n: _abstract(x) for n, x in wanted.items() if not is_history(x)}
         for name, x in abstract.items():
             kept = there["arrays"][name]
@@ -137,9 +161,10 @@ class Checkpoints:
                 )
         args, parts = self._ocp.args, {}
         if abstract:
-            parts["arrays"] = args.StandardRestore(abstract)
+            like_these = self._ocp.checkpoint_utils.construct_restore_args(abstract)
+            parts["arrays"] = args.PyTreeRestore(abstract, like_these, partial_restore=partial)
         if len(abstract) < len(wanted):
-            parts["histories"] = args.StandardRestore()
+            parts["histories"] = args.PyTreeRestore()
         got = self._manager.restore(step, args=args.Composite(**parts))
         leaves = []
         for name, x in wanted.items():
@@ -155,7 +180,11 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""
-        self._manager.close()
+        if self._open is not None:
+            self._open.wait_until_finished()
+            self._closed_with = self.steps
+            self._open.close()
+            self._open = None
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -177,6 +206,13 @@ class Checkpoints:
             stacklevel=3,
         )
         return {"score": -float("inf")}
+
+
+def _foreign(folder: str) -> str | None:
+    """What in a folder has the name of a step and is none."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    paths = (os.path.join(folder, name) for name in names if name.isdigit())
+    return next((p for p in paths if not os.path.exists(os.path.join(p, MARK))), None)
 
 
 def _strict(x: Any) -> Any:

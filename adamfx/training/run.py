@@ -137,6 +137,11 @@ class Run:
         """Continues from the newest checkpoint; how many steps were done before."""
         self.checkpoints, begun = checkpoints, self.start
         if checkpoints.latest is not None:
+            if begun not in (0, checkpoints.latest):
+                raise ValueError(
+                    f"fit: the state given is of step {begun}, the newest checkpoint in {checkpoints.folder} "
+                    f"of step {checkpoints.latest}; leave out state to go on from there, or name another folder"
+                )
             like = {"params": self.params, "state": self.state, "history": self.history}
             found = checkpoints.restore(like)
             self.params, self.state = found["params"], found["state"]
