@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
-import shutil
-import zipfile
-import zlib
+import warnings
 from typing import Any
 
 import jax
@@ -23,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx.engine.packed import packed_as, plain
+from adamfx.training import archive
 from adamfx.training.history import History
 
 Tree = Any
@@ -36,12 +34,15 @@ NUMBERS = (bool, int, float, complex)
 def save(path: str | os.PathLike, tree: Tree) -> None:
     """Writes every array of the tree into one .npz file; a failure leaves an older file as it was.
 
-    Numbers, histories, arrays of any dtype, random keys and arrays sharded over the devices of this
-    process. Raises TypeError, with the path, for anything else, and ValueError for an array of which other
-    processes hold a part: `Checkpoints` keeps those.
+    Numbers, histories, arrays of any dtype of numbers, random keys and arrays sharded over the devices of
+    this process. What was written is read back before it takes the older file's place. Of several
+    processes, one calls it.
+
+    Raises before anything is written: TypeError, with the path, for anything else; ValueError for an array
+    of which other processes hold a part (`Checkpoints` keeps those), and for two leaves of one path.
     """
     arrays, dtypes, columns = {}, {}, {}
-    for name, x in named(tree):
+    for name, x in named("save", tree):
         if not (hasattr(x, "dtype") or isinstance(x, (*NUMBERS, History))):
             raise TypeError(
                 f"save: the leaf at {name} is {x!r} of type {type(x).__name__}; leaves must be arrays, "
@@ -52,28 +53,18 @@ def save(path: str | os.PathLike, tree: Tree) -> None:
                 f"save: of the array at {name} this process holds a part only; save the run by "
                 "fx.Checkpoints, which every process calls (it needs Orbax: pip install orbax-checkpoint)"
             )
-        dtypes[name] = _dtype(x)
         if isinstance(x, History):
             columns[name], x = list(x), np.array(list(x.values()), np.float64)
-        x = np.asarray(jax.random.key_data(x) if is_key(x) else x)
-        # What NumPy itself does not know (bfloat16, float8) is written as bytes of that width.
-        arrays[name] = x.view(f"u{x.dtype.itemsize}") if x.dtype.kind == "V" else x
+        else:
+            check_numbers("save", name, x)
+        dtypes[name] = _dtype(x)
+        arrays[name] = _known(np.asarray(jax.random.key_data(x) if is_key(x) else x))
     about = {"version": VERSION, "dtypes": dtypes, "columns": columns}
     arrays[ABOUT] = np.array(json.dumps(about))
-    target = pathlib.Path(os.path.realpath(path))  # a link stays one
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"save: there is no folder {target.parent}; make it first")
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with open(beside, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            shutil.copymode(target, beside)
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"save: there is no folder {folder}; make it first")
+    archive.write(path, arrays)
 
 
 def load(path: str | os.PathLike, like: Tree, partial: bool = False) -> Tree:
@@ -87,35 +78,58 @@ def load(path: str | os.PathLike, like: Tree, partial: bool = False) -> Tree:
 
       partial: whether the file may hold more than `like`, e.g. a state where only params are wanted.
 
-    Raises ValueError, with the paths, where the file holds other leaves, shapes or dtypes, and where
-    it is damaged.
+    Raises ValueError, with the paths, where the file holds other leaves, shapes or dtypes, or a number that
+    `like` cannot hold, and where it is damaged. A file from anywhere is safe to read: it runs nothing and
+    takes no more memory than it is long.
     """
-    wanted = dict(named(like))
+    wanted = dict(named("load", like))
     try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (EOFError, zipfile.BadZipFile, zlib.error, ValueError, TypeError) as error:
+        arrays = archive.read(path)
+        about = _about(arrays.pop(ABOUT, None), arrays)
+    except archive.Damaged as error:
         raise ValueError(
             f"load: {path} is no checkpoint of fx.save, or a damaged one; use an earlier one"
         ) from error
-    about = json.loads(str(arrays[ABOUT])) if ABOUT in arrays else {}
-    if about.get("version") != VERSION:
+    if about["version"] != VERSION:
         raise ValueError(
             f"load: {path} is no checkpoint of fx.save, or of a newer adamfx: its version is "
-            f"{about.get('version')}, this one reads {VERSION}"
+            f"{about['version']}, this one reads {VERSION}"
         )
-    found = set(about["dtypes"])
+    found = set(arrays)
     check_names(
         "load", path, set(wanted), found & set(wanted) if partial else found,
         "; partial=True leaves out what is not asked for",
     )  # fmt: skip
     leaves = []
     for name, x in wanted.items():
-        if name in about.get("columns", {}):
+        if (name in about["columns"]) != is_history(x):
+            raise ValueError(f"load: {name} is a history in the file or in `like`, not in both")
+        if is_history(x):
             leaves.append(History(zip(about["columns"][name], arrays[name], strict=True)))
         else:
             leaves.append(_read(name, arrays[name], about["dtypes"][name], x))
     return renamed(like, leaves)
+
+
+def _about(written: np.ndarray | None, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What a file says of its arrays: version, dtypes and columns by path."""
+    if written is None:
+        return {"version": None}
+    try:
+        about = json.loads(str(written))
+        whole = isinstance(about, dict) and "version" in about
+        if whole and about["version"] == VERSION:
+            dtypes, columns = about["dtypes"], about["columns"]
+            whole = (
+                set(dtypes) == set(arrays)
+                and all(isinstance(x, str) for x in dtypes.values())
+                and all(_are_columns(x, arrays[n]) for n, x in columns.items())
+            )
+    except Exception as error:  # foreign, or nested too deeply
+        raise archive.Damaged(str(error)) from error
+    if not whole:
+        raise archive.Damaged("its description is another")
+    return about
 
 
 def check_names(who: str, path: Any, wanted: set, found: set, more: str = "") -> None:
@@ -129,9 +143,25 @@ def check_names(who: str, path: Any, wanted: set, found: set, more: str = "") ->
         )
 
 
+def _are_columns(names: Any, x: np.ndarray) -> bool:
+    named_all = isinstance(names, list) and all(isinstance(n, str) for n in names)
+    return named_all and x.dtype == np.float64 and x.shape[:1] == (len(names),) and x.ndim < 3
+
+
+def check_numbers(who: str, name: str, x: Any) -> None:
+    """Raises TypeError for an array of something else than numbers, and for a number beyond 64 bits."""
+    if is_key(x):
+        return
+    kind = np.asarray(x).dtype  # JAX has dtypes that it gives NumPy as others
+    given = getattr(x, "dtype", kind)
+    if kind.hasobject or kind.names is not None or kind.type is np.void or kind != given:
+        what = f"is {x!r}, beyond 64 bits" if isinstance(x, int) else f"has the dtype {given}"
+        raise TypeError(f"{who}: the leaf at {name} {what}; leaves must be arrays of numbers")
+
+
 def _read(name: str, x: np.ndarray, dtype: str, like: Any) -> Any:
     if isinstance(like, NUMBERS) and not x.shape:
-        return type(like)(x.item())
+        return type(like)(_same(name, x, np.dtype(type(like))).item())
     if dtype != _dtype(like):
         raise ValueError(f"load: {name} is {dtype} in the file, {_dtype(like)} in `like`")
     if is_key(like):
@@ -139,8 +169,7 @@ def _read(name: str, x: np.ndarray, dtype: str, like: Any) -> Any:
         jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
         out = jax.random.wrap_key_data(jnp.asarray(x), impl=impl[0])
     else:
-        wide = x.dtype.itemsize > jnp.dtype(dtype).itemsize  # a Python number
-        out = x.astype(dtype) if wide else x.view(jnp.dtype(dtype)) if str(x.dtype) != dtype else x
+        out = _typed(name, x, jnp.dtype(dtype))
     if out.shape != np.shape(like):
         raise ValueError(
             f"load: {name} has shape {out.shape} in the file, {np.shape(like)} in `like`"
@@ -150,8 +179,49 @@ def _read(name: str, x: np.ndarray, dtype: str, like: Any) -> Any:
     placed = getattr(like, "sharding", None)
     # Committed to devices only where `like` is: a change would compile the step again.
     if placed is None or not getattr(like, "committed", True):
-        return jnp.asarray(out)
-    return jax.device_put(out, placed)
+        out = jnp.asarray(out)
+    else:
+        out = jax.device_put(out, placed)
+    if str(out.dtype) != dtype:
+        raise ValueError(
+            f"load: {name} is {dtype}, and JAX has no 64 bits here; set jax_enable_x64"
+        )
+    return out
+
+
+def _known(x: np.ndarray) -> np.ndarray:
+    """Of a dtype that NumPy itself does not know (bfloat16, float8) the bytes, as numbers of that width."""
+    try:
+        known = np.dtype(x.dtype.str) == x.dtype
+    except TypeError:
+        known = False
+    return x if known else x.view(f"u{x.dtype.itemsize}")
+
+
+def _typed(name: str, x: np.ndarray, dtype: Any) -> np.ndarray:
+    """What was written, as what it was: bytes of a dtype that NumPy does not know, or a number of Python."""
+    if x.dtype == dtype:
+        return x
+    if x.dtype.kind == "u" and x.dtype.itemsize == dtype.itemsize:
+        return x.view(dtype)
+    return _same(name, x, dtype)
+
+
+def _same(name: str, x: np.ndarray, dtype: Any) -> np.ndarray:
+    """The number x in another dtype: rounded as a float at most."""
+    if x.shape:
+        raise ValueError(f"load: {name} is {x.dtype}{list(x.shape)} in the file, {dtype} in `like`")
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it warns of is an error here
+        new = x.astype(dtype)
+    old, found = x.item(), new.item()
+    if x.dtype.kind == new.dtype.kind and x.dtype.kind in "fc":
+        fits = bool(np.isfinite(old) == np.isfinite(found))
+    else:
+        fits = old == found and (new.dtype != bool or x.dtype == bool)
+    if not fits:
+        raise ValueError(f"load: {name} is {old} in the file, which {dtype} of `like` cannot hold")
+    return new
 
 
 def _dtype(x: Any) -> str:
@@ -161,10 +231,21 @@ def _dtype(x: Any) -> str:
     return str(x.dtype if hasattr(x, "dtype") else jnp.result_type(x))
 
 
-def named(tree: Tree) -> list[tuple[str, Any]]:
-    """The leaves of a tree with their paths; a history is one."""
+def named(who: str, tree: Tree) -> list[tuple[str, Any]]:
+    """The leaves of a tree with their paths; a history is one. Raises ValueError for two of one path."""
     pairs = jax.tree_util.tree_leaves_with_path(plain(tree), is_leaf=is_history)
-    return [(jax.tree_util.keystr(path) or "the root", x) for path, x in pairs]
+    found = [(jax.tree_util.keystr(path) or "the root", x) for path, x in pairs]
+    names = {name for name, _ in found}
+    if len(names) < len(found):
+        twice = next(name for i, (name, _) in enumerate(found) if name in dict(found[:i]))
+        raise ValueError(
+            f"{who}: two leaves have the path {twice}; give keys that are written differently"
+        )
+    if longest := next((n for n in names if len(n.encode()) > archive.LONGEST_NAME), ""):
+        raise ValueError(
+            f"{who}: the path {longest[:60]}... is longer than {archive.LONGEST_NAME} bytes"
+        )
+    return found
 
 
 def renamed(like: Tree, leaves: list) -> Tree:

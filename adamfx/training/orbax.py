@@ -109,7 +109,7 @@ class Checkpoints:
         if step in self.steps:
             raise ValueError(f"Checkpoints.save: {self.folder} has one of step {step} already")
         arrays, histories = {}, {}
-        for name, x in named(tree):
+        for name, x in named("Checkpoints.save", tree):
             if is_history(x):
                 histories[name] = {"rows": np.int64(x.rows), "columns": dict(x)}
             elif hasattr(x, "dtype") or isinstance(x, NUMBERS):
@@ -143,7 +143,7 @@ class Checkpoints:
             of = "" if step is None else f" of step {step}; there are {self.steps}"
             raise FileNotFoundError(f"Checkpoints.restore: {self.folder} has no checkpoint{of}")
         path = os.path.join(self.folder, str(step))
-        wanted = dict(named(like))
+        wanted = dict(named("Checkpoints.restore", like))
         about = self._manager.item_metadata(step)
         there = {item: getattr(about.get(item), "tree", None) or {} for item in ITEMS}
         found = {name for names in there.values() for name in names}
@@ -195,7 +195,7 @@ class Checkpoints:
     def _metrics(self, tree: Tree) -> dict | None:
         if self._best is None:
             return None
-        for _, x in named(tree):
+        for _, x in named("Checkpoints.save", tree):
             if is_history(x) and self._best in x:
                 measured = x.measured(self._best)[1]
                 if len(measured):

@@ -140,7 +140,7 @@ class Run:
             if begun not in (0, checkpoints.latest):
                 raise ValueError(
                     f"fit: the state given is of step {begun}, the newest checkpoint in {checkpoints.folder} "
-                    f"of step {checkpoints.latest}; leave out state to go on from there, or name another folder"
+                    f"of step {checkpoints.latest}; leave out state to go on there, or name another folder"
                 )
             like = {"params": self.params, "state": self.state, "history": self.history}
             found = checkpoints.restore(like)
