@@ -287,7 +287,10 @@ def test_an_error_in_the_batches_loses_nothing():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: fit(loss, fx.adam(0.1), PARAMS, iter(BATCHES), epochs=2), "starts anew"),
+        (
+            lambda: fit(loss, fx.adam(0.1), PARAMS, iter(BATCHES), epochs=2),
+            "new iterator for every",
+        ),
         (lambda: fit(loss, fx.adam(0.1), PARAMS, BATCHES, steps_per_dispatch=0), ">= 1, got 0"),
         (lambda: fit(loss, 3, PARAMS, BATCHES), "3 is not a gradient transformation"),
         (lambda: fit(loss, fx.adam(0.1), {"f": len}, BATCHES), "leaves must be arrays"),

@@ -119,7 +119,10 @@ def _about(written: np.ndarray | None, arrays: dict[str, np.ndarray]) -> dict[st
         about = json.loads(str(written))
         whole = isinstance(about, dict) and "version" in about
         if whole and about["version"] == VERSION:
-            dtypes, columns = about["dtypes"], about["columns"]
+            dtypes, columns = (
+                about["dtypes"],
+                about.setdefault("columns", {}),
+            )  # there were none once
             whole = (
                 set(dtypes) == set(arrays)
                 and all(isinstance(x, str) for x in dtypes.values())

@@ -127,16 +127,15 @@ class Groups:
                     break
                 if batch is LEFT:
                     break
-                batch = jax.tree.map(
-                    # A copy: the caller may fill the same array with the next batch.
-                    lambda x: x if isinstance(x, jax.Array) else np.array(x),
-                    tuple(batch) if isinstance(batch, (tuple, list)) else (batch,),
-                )
             if self.ready and _shapes(batch) != _shapes(self.ready[0]):
                 self.held = batch
                 break
             if not self.begun:
-                self.begun, self.k = True, self.suited(batch, self.k)
+                k = self.interrupts.leavable(self.suited, batch, self.k)
+                if k is LEFT:
+                    self.held = batch
+                    break
+                self.begun, self.k = True, k
             if not self.ready:
                 end = time.monotonic() + self.patience
             self.ready.append(batch)
@@ -173,7 +172,16 @@ class Groups:
     def _next(self) -> Any:
         if self.error is not None:
             raise self.error
-        return self.interrupts.leavable(next, self.stream, LEFT)
+        return self.interrupts.leavable(self._taken)
+
+    def _taken(self) -> Any:
+        """The next batch as arrays, LEFT at the end."""
+        batch = next(self.stream, LEFT)
+        if batch is LEFT:
+            return batch
+        batch = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+        # A copy: the caller may fill the same array with the next batch.
+        return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.array(x), batch)
 
 
 def _shapes(batch: Tree) -> Any:

@@ -6,18 +6,18 @@ params, state, history, reason = fit(loss_fn, tx, params, batches)
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from adamfx import checks
+from adamfx.training.bar import Bar
 from adamfx.training.dispatch import Groups
 from adamfx.training.history import History
 from adamfx.training.interrupts import LEFT, Interrupts
@@ -103,19 +103,22 @@ def fit(
     elif stop and not evaluate:
         steps_per_dispatch = 1
     evaluate_every = checks.steps("fit", "evaluate_every", evaluate_every, 1)
-    if epochs > 1 and iter(batches) is batches:
-        raise ValueError(
-            f"fit: batches is an iterator, which can be gone through once, but epochs is {epochs}; give a "
-            "list or another iterable that starts anew"
-        )
+    if epochs > 1 and isinstance(batches, Iterator):
+        raise ValueError(_ONCE.format(epochs))
     run, result = None, None
     try:
         with Interrupts() as interrupts, _kept(checkpoints) as kept:
             together = Together(params, interrupts)
-            total = _total(batches, epochs, steps)
-            with _bar(progress if together.leads else False, total) as bar:
-                run = Run(loss_fn, tx, params, state, history, has_aux, bar, together)
-                stream = itertools.chain.from_iterable(itertools.repeat(batches, epochs))
+            total = interrupts.leavable(_total, batches, epochs, steps)
+            total = None if total is LEFT else total
+            with Bar(progress if together.leads else False, total) as bar:
+                begun = interrupts.leavable(
+                    Run, loss_fn, tx, params, state, history, has_aux, bar, together, interrupts
+                )
+                if begun is LEFT:
+                    raise KeyboardInterrupt
+                run = begun
+                stream = _epochs(batches, epochs)
                 groups = Groups(stream, steps_per_dispatch, interrupts, run.suited)
                 limit = math.inf if steps is None else steps
                 try:
@@ -143,7 +146,11 @@ def fit(
         if result is None:
             raise
     if run is not None:
-        _warn(run, result.reason)
+        try:
+            _warn(run, result.reason)
+        except Warning as warning:  # made an error by a filter
+            warning.result = result  # type: ignore[attr-defined]
+            raise
     return result
 
 
@@ -198,7 +205,7 @@ def _loop(
             break
         run.keep(due=bool(run.keeps_every) and run.total % run.keeps_every == 0)
         if stop and (due or not evaluate) and not pressed():
-            answer = interrupts.leavable(stop, run.history)
+            answer = interrupts.leavable(stop, run.history.shown())
             if together.any(answer is not LEFT and answer):
                 reason = "stop"
                 break
@@ -219,6 +226,12 @@ def _tell(together: Together, error: BaseException) -> None:
 
 def _warn(run: Run, reason: str) -> None:
     """Says what is easily overlooked."""
+    if reason == "interrupted":
+        warnings.warn(
+            f"fit: interrupted at step {run.total}; it has returned what is complete, and what comes after "
+            "it goes on: Ctrl-C again ends that, too",
+            stacklevel=3,
+        )
     if not run.steps and reason == "end of batches":
         warnings.warn(
             "fit: there were no batches; an iterator can be gone through once", stacklevel=3
@@ -256,6 +269,30 @@ def _evaluated(found: Any, taken: set[str]) -> dict[str, float]:
     return numbers
 
 
+_ONCE = (
+    "fit: batches can be gone through once, and epochs is {}; give a list or another iterable, that makes a "
+    "new iterator for every epoch"
+)
+
+
+def _epochs(batches: Iterable, epochs: int) -> Iterator:
+    """The batches of all epochs; each iterator is asked for when its epoch begins, once."""
+    seen: Any = None
+    for epoch in range(epochs):
+        one = iter(batches)
+        if epochs > 1 and (one is batches or one is seen):
+            raise ValueError(_ONCE.format(epochs))
+        seen, none = one, True
+        for batch in one:
+            none = False
+            yield batch
+        if none and epoch:
+            raise ValueError(
+                f"fit: epoch {epoch + 1} of {epochs} has no batches; batches must start anew when it is "
+                "gone through again"
+            )
+
+
 def _total(batches: Any, epochs: int, steps: int | None) -> int | None:
     try:
         length = len(batches) * epochs
@@ -273,16 +310,3 @@ def _kept(checkpoints: Any) -> Any:
             f"fit: checkpoints must be a folder, or Checkpoints of one, got {checkpoints!r}"
         )
     return Checkpoints(checkpoints)
-
-
-def _bar(progress: bool | None, total: int | None) -> Any:
-    """A tqdm bar, or nothing, as a context."""
-    if progress is False:
-        return contextlib.nullcontext()
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        if progress:
-            raise ImportError("fit: progress=True needs tqdm; run: pip install tqdm") from None
-        return contextlib.nullcontext()
-    return tqdm(total=total, unit="step", dynamic_ncols=True)

@@ -37,6 +37,14 @@ class History(dict):
         there = ~np.isnan(self[column])
         return self.get("step", np.arange(self.rows) + 1)[there], self[column][there]
 
+    def shown(self) -> History:
+        """The same numbers for others to read: nothing they change is changed here."""
+        seen = History()
+        for name, x in self.items():
+            seen[name] = x.view()
+            seen[name].flags.writeable = False
+        return seen
+
     def extend(self, columns: dict[str, Any]) -> None:
         """Appends rows: arrays of one length, or numbers for the last of the rows there are."""
         old, new = self.rows, max((len(np.atleast_1d(x)) for x in columns.values()), default=0)

@@ -15,7 +15,9 @@ from adamfx.engine.packed import memories
 from adamfx.engine.sentence import check_is_state
 from adamfx.training.dispatch import FAILED, SECONDS_PER_DISPATCH, convolves, program
 from adamfx.training.history import History
+from adamfx.training.interrupts import LEFT
 from adamfx.training.orbax import Checkpoints
+from adamfx.training.together import Left
 from adamfx.transformation import GradientTransformation
 
 Tree = Any
@@ -36,8 +38,11 @@ class Fit(NamedTuple):
 class Run:
     """Parameters, state and history of a run, always those of one step that is complete."""
 
-    def __init__(self, loss_fn, tx, params, state, history, has_aux, bar, together):
-        self.together, self.checkpoints, self.kept = together, None, 0
+    def __init__(self, loss_fn, tx, params, state, history, has_aux, bar, together, interrupts):
+        self.together, self.kept = together, 0
+        self.checkpoints: Checkpoints | None = None
+        self.interrupts = interrupts
+        self.left = False  # whether Ctrl-C has left a computation that goes on
         self.tx = GradientTransformation.as_inner(tx)
         check_leaves("fit", trees.flatten(params)[0], params)
         self.params = copied(params)
@@ -45,7 +50,7 @@ class Run:
             check_is_state("fit", state)
         self.state = self.tx.init(self.params) if state is None else copied(state)
         self.history = History({} if history is None else history)
-        self.start = int(self.state["count"])  # steps of the runs before
+        self.start = self._before()  # steps of the runs before
         self.steps = 0  # of this run
         self.columns: set[str] = set()  # that every step writes
         self.failed = False
@@ -57,6 +62,11 @@ class Run:
         cached = isinstance(loss_fn, Hashable)
         self.program = (program if cached else program.__wrapped__)(loss_fn, has_aux)
         self.loops = True
+
+    def _before(self) -> int:
+        """Of the state, or of the history where that is longer: a new state under a history goes on in it."""
+        steps = [int(x) for x in self.history.get("step", np.zeros(0))[-1:]]
+        return max([int(self.state["count"]), *steps])
 
     @property
     def total(self) -> int:
@@ -73,6 +83,10 @@ class Run:
             jax.block_until_ready((self.params, self.state))
         except Exception:  # deleted, or not computed
             return False
+        return self.intact()
+
+    def intact(self) -> bool:
+        """Whether no step has taken the memory of params and state."""
         return not any(x.is_deleted() for x in jax.tree.leaves((self.params, self.state)))
 
     def suited(self, batch: Tree, asked: int | None) -> int:
@@ -102,9 +116,12 @@ class Run:
         """Starts n of at most k steps; does not wait for them."""
         self.together.in_step = False  # the others wait for this program, if it never comes
         k_in_loop = k if self.loops else None
-        done, self.last, self.params, self.state, records = self.program.run(
-            self.tx, self.params, self.state, batches, np.int32(n), self.last, k_in_loop
-        )
+        args = self.tx, self.params, self.state, batches, np.int32(n), self.last, k_in_loop
+        # A trace can be left, a step that has begun cannot.
+        made = self.interrupts.leavable(self.program.run, *args, where=self.intact)
+        if made is LEFT:
+            raise Left
+        done, self.last, self.params, self.state, records = made
         self.together.in_step = self.together.common
         self.pending.append((n, done, records))
         self.steps += n
@@ -112,7 +129,11 @@ class Run:
     def drain(self, keep: int = 0) -> None:
         """Waits for all dispatches but the last `keep`, and writes down what they measured."""
         while len(self.pending) > keep:
-            asked, done, records = self.pending.pop(0)
+            asked, done, records = self.pending[0]
+            if not self.interrupts.until(done.is_ready):
+                self.left = True
+                raise Left
+            self.pending.pop(0)
             n = int(done)  # fewer than asked for where a failure has ended them
             self.steps -= asked - n
             if not n:
@@ -123,11 +144,9 @@ class Run:
             self.failed = self.failed or bool(columns.pop(FAILED)[-1])
             self.columns |= {"step", *columns}
             self.history.extend({"step": step, **columns})
-            if self.bar is not None:
-                shown = {"loss": "loss", "learning_rate": "lr", "gradient_norm": "grad"}
-                last = {to: f"{columns[c][-1]:.3g}" for c, to in shown.items() if c in columns}
-                self.bar.set_postfix(last, refresh=False)
-                self.bar.update(n)
+            shown = {"loss": "loss", "learning_rate": "lr", "gradient_norm": "grad"}
+            last = {to: f"{columns[c][-1]:.3g}" for c, to in shown.items() if c in columns}
+            self.bar.update(n, last)
 
     @property
     def keeps_every(self) -> int | None:
@@ -146,9 +165,8 @@ class Run:
             found = checkpoints.restore(like)
             self.params, self.state = found["params"], found["state"]
             self.history = found["history"]
-            self.start = self.kept = int(self.state["count"])
-            if self.bar is not None:
-                self.bar.update(self.start - begun)
+            self.start = self.kept = self._before()
+            self.bar.update(self.start - begun, {})
         return self.start - begun
 
     def keep(self, due: bool) -> None:
@@ -164,17 +182,20 @@ class Run:
 
     def keep_last(self) -> None:
         """Writes one of the last step, whatever has ended the run, and waits until it is there."""
-        self.keep(due=self.params is not None and self.alive())
-        if self.checkpoints is not None:
-            self.checkpoints.wait()
+        if self.checkpoints is not None and not self.left:
+            self.keep(due=self.params is not None and self.alive())
+            self.interrupts.leavable(self.checkpoints.wait)
 
     def result(self, reason: str) -> Fit:
         try:
-            self.drain()
+            if not self.left:
+                self.drain()
+        except Left:
+            pass
         except Exception:  # the device failed: its numbers are gone, the rows before are not
             if reason != "failed":
                 raise
-        if not self.alive():
+        if not self.left and not self.alive():  # what was left comes later, or never
             self.params = self.state = None
         return Fit(self.params, self.state, self.history, reason)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from adamfx.training.interrupts import LEFT, Interrupts
+from adamfx.training.interrupts import Interrupts
 
 Tree = Any
 FAILED = np.iinfo(np.int32).min  # below every number that is agreed on
@@ -23,7 +22,7 @@ class Elsewhere(RuntimeError):
 
 
 class Left(Exception):
-    """A second Ctrl-C has left an exchange for which another process lets this one wait."""
+    """A second Ctrl-C has left what another process, or the device, lets this one wait for."""
 
 
 class Together:
@@ -86,11 +85,7 @@ class Together:
         mine = jax.make_array_from_process_local_data(self.rows, own[None])
         found = self.spread(mine)
 
-        def wait() -> None:
-            while not found.is_ready():
-                time.sleep(2e-4)
-
-        if self.interrupts.leavable(wait) is LEFT:
+        if not self.interrupts.until(found.is_ready):
             raise Left
         self.in_step = True
         return np.asarray(found)
