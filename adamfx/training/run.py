@@ -48,7 +48,7 @@ class Run:
         self.params = copied(params)
         if state is not None:
             check_is_state("fit", state)
-        self.state = self.tx.init(self.params) if state is None else copied(state)
+        self.state: Any = self.tx.init(self.params) if state is None else copied(state)
         self.history = History({} if history is None else history)
         self.start = self._before()  # steps of the runs before
         self.steps = 0  # of this run
