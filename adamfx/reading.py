@@ -75,7 +75,8 @@ def read(text: str, names: Mapping[str, Callable] | None = None) -> Any:
         raise TypeError(f"read: text must be a string such as repr(tx), got {text!r}")
     if len(text) > LONGEST:
         raise SentenceError(
-            f"a sentence of {len(text):,} characters cannot be read, at most {LONGEST:,} can; build it in Python"
+            f"a sentence of {len(text):,} characters cannot be read, at most {LONGEST:,} can; build the "
+            "value in Python"
         )
     text = re.sub("\r\n?", "\n", text.strip())
     try:
@@ -91,11 +92,12 @@ def read(text: str, names: Mapping[str, Callable] | None = None) -> Any:
         value = _Reader(text, vocabulary() | dict(names or {})).value(tree)
     except RecursionError:
         raise SentenceError(
-            f"{shortened(repr(text))} is nested too deep; give the inner values names of their own in Python"
+            f"{shortened(repr(text))} is nested too deep; build the value in Python"
         ) from None
     if not isinstance(value, Value):
         raise SentenceError(
-            f"{shortened(repr(text))} is {shortened(repr(value))}, not a call; write a call, such as adam(0.001)"
+            f"{shortened(repr(text))} is {shortened(repr(value))}, not a call; write a call, such as "
+            "adam(0.001)"
         )
     return value
 

@@ -94,7 +94,7 @@ def test_sentences_are_read_as_python_would_read_them(text):
         ("adam(-1.0)", "learning_rate must be finite and >= 0"),
         ("(1, ema(0.9))", "not a call"),
         ("3", "is 3, not a call"),
-        ("adam(0.1,\n 'é', nan)", "at character 16, 'nan'"),
+        ("adam(0.1,\n 'é', nan)", "at character 17, 'nan'"),
         ("sgd(0.1, b=1, b=2)", "twice"),
         ("partition({[]: 1}, {})", "character 11, .*unhashable"),
         ("scale('a' + 1j)", "are for numbers"),
