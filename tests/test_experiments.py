@@ -257,6 +257,20 @@ def test_float64_is_what_is_asked_for_and_gone_afterwards():
     assert not jax.config.jax_enable_x64
 
 
+def test_found_are_whole_runs_of_this_very_study():
+    study = runner.Study("p", quadratic(), {"SGD": fx.sgd(0.1)}, 6, 2, seeds=2)
+    records = [{**r, "step": r["step"].tolist()} for r in runner.run(study)]
+    assert runner.found(study, records[::-1]) == records
+    for other in (
+        study._replace(part="q"),
+        study._replace(compositions={"SGD": fx.sgd(0.2)}),
+        study._replace(seeds=3),
+        study._replace(steps=8),
+        study._replace(every=3),
+    ):
+        assert runner.found(other, records) is None
+
+
 # ---- results -------------------------------------------------------------------------------------
 
 HEADER = {"experiment": "x", "title": "a title", "data": "some data", "quick": True, "versions": {}}
@@ -533,26 +547,22 @@ def test_a_bug_of_ours_keeps_its_traceback_and_a_fault_has_one_on_demand(
         call(tmp_path, "run", "noise")
 
 
-def python(*args, **more):
+def python(*args, stdout=subprocess.PIPE):
     return subprocess.Popen(
         [sys.executable, "-m", "adamfx.experiments", *map(str, args)],
-        stdout=subprocess.PIPE,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
-        **more,
     )
 
 
 def test_outputs_that_are_closed_or_full():
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "adamfx.experiments", "list"],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    assert done.returncode == 1
-    assert done.stderr == (
+        process = python("list", stdout=full)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert err == (
         "error: the output: No space left on device; see where it goes, what was saved is whole\n"
     )
     process = python("list")
