@@ -19,6 +19,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from adamfx.checks import shortened
 from adamfx.masks import Predicate
 from adamfx.values.value import Value
 
@@ -39,13 +40,6 @@ LARGEST = 1024  # bits of a whole number, as many as the largest float has
 
 class SentenceError(ValueError):
     """The text is not a value of adamfx: where, what stands there, what may."""
-
-
-def shortened(text: str, limit: int = 400) -> str:
-    """The text, without its middle where it is longer; for messages."""
-    if len(text) <= limit:
-        return text
-    return f"{text[: limit * 3 // 4]} ... {text[-limit // 4 :]}"
 
 
 def vocabulary() -> dict[str, Callable]:

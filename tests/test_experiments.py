@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import adamfx as fx
+from adamfx.checks import shortened
 from adamfx.experiments import __main__ as program
 from adamfx.experiments import ctrl_c, figures, lessons, results, runner
 from adamfx.experiments.problems import (
@@ -26,7 +27,6 @@ from adamfx.experiments.problems import (
     network,
     online,
 )
-from adamfx.reading import shortened
 
 KEY = jax.random.key(0)
 

@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 import jax
 
 import adamfx as fx
+from adamfx.checks import shortened
 from adamfx.experiments import ctrl_c, families, lessons, paper, results, runner
 from adamfx.experiments.data import DataError
-from adamfx.reading import shortened
 
 EXPERIMENTS = {**lessons.EXPERIMENTS, **paper.EXPERIMENTS, **families.EXPERIMENTS}
 
@@ -189,7 +189,7 @@ def check(name: str, args: argparse.Namespace) -> None:
     try:
         for study in EXPERIMENTS[name].studies(options(args))[1]:
             for one in runner.apart(study) if args.optimizer else ():
-                at = f"{shortened(*one.compositions)} ({study.part})"
+                at = f"{shortened(next(iter(one.compositions)))} ({study.part})"
                 runner.check(one)
     except DataError:
         raise

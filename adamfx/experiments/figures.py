@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from adamfx.checks import shortened
 from adamfx.experiments import results
 from adamfx.experiments.problems import curves
 from adamfx.experiments.results import Record
-from adamfx.reading import shortened
 
 # Line styles and markers tell the compositions apart without color, too.
 COLORS = ("black", "#0072b2", "#56b4e9", "#b8860b", "#d55e00", "#cc79a7", "#009e73")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from adamfx import reading
-from adamfx.reading import shortened
+from adamfx.checks import shortened
 
 Record = dict[str, Any]
 SCHEMA = 1
