@@ -6,7 +6,13 @@
 True
 """
 
+import sys
 import typing
+
+if sys.argv[:1] == ["-m"] and "adamfx.experiments" in sys.orig_argv:  # Python imports for a program
+    from adamfx.experiments import ctrl_c
+
+    ctrl_c.importing()
 
 from adamfx import interop
 from adamfx.blocks.adaptation import scale_by_dadapt_adamw, scale_by_prodigy

@@ -60,6 +60,13 @@ def steps(block: str, name: str, x: Any, low: int = 0) -> int:
     return int(x)
 
 
+def shortened(text: str, limit: int = 400) -> str:
+    """The text, without its middle where it is longer; for messages."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit * 3 // 4]} ... {text[-limit // 4 :]}"
+
+
 def _interval(low: float, high: float) -> str:
     if high == math.inf:
         return "be finite" if low == -math.inf else f"be finite and >= {low:g}"

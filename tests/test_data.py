@@ -6,6 +6,8 @@ import importlib.metadata
 import re
 import struct
 import sys
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -123,7 +125,7 @@ BODY = 16 + 5 * 4 * 3
         (
             TRAIN_X,
             lambda b: b[:4] + b"\xff" * 12 + b[16:],
-            ["ends at offset", f"{16 + (2**32 - 1) ** 3}"],
+            [f"{16 + (2**32 - 1) ** 3:,} bytes", "expected at most 536,870,912"],
         ),
     ],
 )
@@ -155,6 +157,51 @@ def test_broken_gzip(tmp_path, change):
         tmp_path / f"{TEST_X}.gz", f"{len(packed)} bytes that do not unpack", "get it again"
     ):
         data.mnist(put(tmp_path, files))
+
+
+def zeros(packed_bytes, before=b"", member=1 << 24):
+    """A gzip of these bytes and of as many zeros as pack to about `packed_bytes`."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    out = packer.compress(before)
+    while len(out) < packed_bytes:
+        out += packer.compress(bytes(member))
+    return out + packer.flush()
+
+
+@pytest.mark.parametrize(
+    ("header", "parts"),
+    [
+        (idx_images(5, 4, 3)[:16], [f"offset {BODY}: 65536 bytes too many or more"]),
+        (struct.pack(">IIII", 0x803, 1 << 20, 64, 64), ["4,294,967,312 bytes", "at most 536,870"]),
+        (b"", ["magic number 0x00000000"]),
+    ],
+)
+def test_a_bomb_is_refused_before_it_takes_memory(tmp_path, header, parts):
+    packed = zeros(200_000, header)  # unpacks to 200 MB
+    put(tmp_path, files_of_mnist() | {TRAIN_X + ".gz": packed})
+    (tmp_path / TRAIN_X).unlink()
+    tracemalloc.start()
+    try:
+        with refused(tmp_path / f"{TRAIN_X}.gz", *parts):
+            data.mnist(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_that_is_too_large_or_cannot_be_read(tmp_path, monkeypatch):
+    put(tmp_path, files_of_mnist())
+    with open(tmp_path / TEST_X, "r+b") as file:
+        file.truncate(1 << 40)  # takes no room on the disk
+    with refused(tmp_path / TEST_X, "1,099,511,627,776 bytes", "at most 536,870,912"):
+        data.mnist(tmp_path)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(data.Path, "read_bytes", refuse)
+    with refused(tmp_path / TRAIN_X, "Permission denied", "see to its rights"):
+        data.mnist(tmp_path)
 
 
 def test_missing_mnist(tmp_path):

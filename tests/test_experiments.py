@@ -1,7 +1,14 @@
 """The experiments package: problems against plain NumPy, the runner, results, sentences, command line."""
 
 import json
+import os
+import re
 import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +16,9 @@ import numpy as np
 import pytest
 
 import adamfx as fx
+from adamfx.checks import shortened
 from adamfx.experiments import __main__ as program
-from adamfx.experiments import figures, lessons, results, runner
+from adamfx.experiments import ctrl_c, figures, lessons, results, runner
 from adamfx.experiments.problems import (
     autoencoder,
     classification,
@@ -249,16 +257,29 @@ def test_float64_is_what_is_asked_for_and_gone_afterwards():
     assert not jax.config.jax_enable_x64
 
 
+def test_found_are_whole_runs_of_this_very_study():
+    study = runner.Study("p", quadratic(), {"SGD": fx.sgd(0.1)}, 6, 2, seeds=2)
+    records = [{**r, "step": r["step"].tolist()} for r in runner.run(study)]
+    assert runner.found(study, records[::-1]) == records
+    for other in (
+        study._replace(part="q"),
+        study._replace(compositions={"SGD": fx.sgd(0.2)}),
+        study._replace(seeds=3),
+        study._replace(steps=8),
+        study._replace(every=3),
+    ):
+        assert runner.found(other, records) is None
+
+
 # ---- results -------------------------------------------------------------------------------------
 
 HEADER = {"experiment": "x", "title": "a title", "data": "some data", "quick": True, "versions": {}}
+RECORD = {"part": "p", "name": "n", "sentence": "s", "point": {"a": 1}, "seed": 0, "step": [1, 2]}
 
 
 def test_results_are_written_whole_and_read_back(tmp_path):
     path = tmp_path / "x.jsonl"
-    records = [
-        {"part": "p", "name": "n", "point": {"a": 1}, "seed": 0, "x": np.array([1.5, np.nan])}
-    ]
+    records = [{**RECORD, "x": np.array([1.5, np.nan])}]
     results.save(path, HEADER, records)
     assert all(isinstance(json.loads(line), dict) for line in path.read_text().splitlines())
     header, read = results.load(path)
@@ -279,6 +300,76 @@ def test_what_is_no_results_file_says_so(tmp_path, text):
         results.load(path)
     with pytest.raises(results.ResultsError, match="run the experiment first"):
         results.load(tmp_path / "y.jsonl")
+
+
+def lines(**changes):
+    """A file of one run with these changes."""
+    header = {"schema": 1, **HEADER, "experiment": "noise"}
+    record = {**RECORD, "loss": [1, 2], "x": [1, 2], "value": [1, None], **changes}
+    return f"{json.dumps(header)}\n{json.dumps(record)}\n"
+
+
+DAMAGED = {
+    "cut off": (lines()[:-20], "line 2: Expecting"),
+    "no runs": (lines().splitlines()[0], "1 lines, expected a header and runs"),
+    "true as schema": (lines().replace('"schema": 1', '"schema": true'), "line 1: .*schema 1"),
+    "a number as title": (lines().replace('"a title"', "5"), "line 1: expected texts for title"),
+    "deep": ("[" * 100_000, "line 1: maximum recursion depth"),
+    "a list as run": (lines().splitlines()[0] + "\n[1]", "line 2: expected a run"),
+    "no point": (lines(point=3), "expected a run with its point"),
+    "a list as part": (lines(part=[1]), "expected texts for part"),
+    "a text in a point": (lines(point={"b1": "x"}), "expected numbers for the seed and"),
+    "a long name": (lines(name="n" * 200_000), "of 100,000 characters at most"),
+    "texts in a list": (lines(x=["1", "2"]), "expected a list of numbers for 'x'"),
+    "lists in a list": (lines(x=[[1], [1, 2]]), "expected a list of numbers for 'x'"),
+    "a number for a list": (lines(x=1), "expected a list of numbers for 'x'"),
+    "another length": (lines(x=[1, 2, 3]), "as many numbers for 'x' as for 'step'"),
+    "nothing": (lines(step=[], loss=[], x=[], value=[]), "at least 1"),
+    "no steps": (lines().replace('"step": [1, 2], ', ""), "as for 'step'"),
+    "a huge number": (lines(x=[10**400, 1]), "line 2: int too large"),
+    "more digits than Python reads": (
+        lines().replace("0,", "1" * 5000 + ",", 1),
+        "line 2: Exceeds",
+    ),
+    "latin-1": (lines().encode() + b"\xff", "line 3: 'utf-8' codec"),
+    "a long line": ("[" + "{}," * 2_000_000, "line 1: more than 4,194,304 bytes"),
+    "another experiment": (lines().replace("noise", "digits"), "'digits', expected those of noise"),
+    "no such column": (lines().replace('"value"', '"other"').replace('"x"', '"y"'), "be drawn"),
+    "many parts": (
+        lines() + "".join(lines(part=str(i)).splitlines()[1] + "\n" for i in range(500)),
+        "501 x 2 panels, expected at most 200",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_results_are_one_line(tmp_path, capsys, name):
+    text, words = DAMAGED[name]
+    text = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / "noise.jsonl").write_bytes(text)
+    assert call(tmp_path, "plot", "noise") == 1
+    assert_one_line(capsys, str(tmp_path / "noise.jsonl"), words)
+
+
+def test_results_without_end_are_not_read(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "noise.jsonl"
+    os.mkfifo(path)
+    assert call(tmp_path, "plot", "noise") == 1
+    assert_one_line(capsys, "not a file")
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # takes no room on the disk
+    assert call(tmp_path, "plot", "noise") == 1
+    assert_one_line(capsys, "1,099,511,627,776 bytes, expected at most 67,108,864")
+    monkeypatch.setattr(results, "LARGEST", 1000)
+    with pytest.raises(results.ResultsError, match=r"would have .* take fewer seeds"):
+        results.save(tmp_path / "x.jsonl", HEADER, [{**RECORD, "x": [0.1] * 1000}])
+
+
+def test_formulas_and_strange_letters_in_sentences_are_drawn_as_they_are(tmp_path):
+    (tmp_path / "noise.jsonl").write_text(lines(sentence="$\\frac{$ \x00 \u5b57", name="$"))
+    assert call(tmp_path, "plot", "noise") == 0
+    assert figures.literal("a$b") == r"a\$b"
 
 
 def test_questions():
@@ -312,6 +403,14 @@ def test_questions():
 
 def call(tmp_path, *args):
     return program.main([*args, "--out", str(tmp_path)])
+
+
+def assert_one_line(capsys, *words):
+    """On stderr there is, beside the bar, one line, with these words (regular expressions)."""
+    said = [x for x in re.split("[\r\n]", capsys.readouterr().err) if "measurement" not in x]
+    (line,) = filter(str.strip, said)
+    for word in ("^error: ", *words):
+        assert re.search(word, line), line
 
 
 def test_list_names_every_experiment(capsys):
@@ -352,15 +451,165 @@ def test_the_same_seeds_give_the_same_file(tmp_path):
     [
         (["run", "nothing"], "invalid choice: 'nothing'"),
         (["run", "noise", "--optimizer", "adm(1.0)"], "did you mean adam"),
-        (["run", "noise", "--seeds", "0"], "at least 1, got '0'"),
+        (["run", "noise", "--seeds", "0"], "from 1 to 1,000, got '0'"),
+        *((["run", "noise", "--seeds", n], "whole number") for n in ("-1", "1.5", "nan", "", "٣")),
+        (["run", "noise", "--seeds", "9" * 5000], "from 1 to 1,000"),
+        (["run", "noise", "--out", ""], "must name a folder"),
+        (["run", "\udcff\udcfe"], "invalid choice"),
+        (["run", "noise", "--optimizer", "adam(\udcff)"], "cannot be read"),
+        (["run", "noise", "--optimizer", "adam(\x1b[31m)"], "cannot be read"),
+        (["run", "noise", "--optimizer", "adam(\n-1.0,\n)"], "must be finite and >= 0"),
+        (["run", "noise", "--optimizer", "adam(float('nan'))"], "must be finite"),
+        (["run", "noise", "--optimizer", "a" * 100_000], "see help"),
+        (
+            ["run", "noise", "--optimizer", "chain(" + "sgd(0.1)," * 120_000 + ")"],
+            "at most 100,000",
+        ),
+        (["run", "noise", "--optimizer", "chain(" * 5000], "nested"),
+        (["run", "noise", "--optimizer", "partition({[]: sgd(1.0)}, {})"], "unhashable"),
+        (["run", "noise", "--optimizer", "ema(0.9)"], "not an optimizer"),
+        (["run"], "NAME"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["run", "noise", "--fly"], "--fly"),
         ([], "COMMAND"),
     ],
+    ids=lambda x: None if isinstance(x, str) else shortened(ascii(x), 60),
 )
-def test_bad_arguments_end_with_a_message(args, words, capsys):
+def test_bad_arguments_end_with_a_line(args, words, capsys):
     with pytest.raises(SystemExit) as info:
         program.main(args)
     assert info.value.code == 2
-    assert words in capsys.readouterr().err
+    assert_one_line(capsys, words, "--help$")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence", "words"),
+    [
+        ("noise", "masked(sgd(0.1), {'w': 1})", "the mask does not match the parameters"),
+        ("noise", "partition({'a': sgd(0.1)}, {'a': path_matches('x')})", "match no param"),
+        ("noise", "sgd(jnp.asarray([0.1, 0.2], 'float32'))", r"\(full batch\) does not fit"),
+        ("noise", "scale_by_zoom_linesearch(10)", "evaluates the loss"),
+        ("quartic", "scale_by_lbfgs(1000000000000)", r"\(yours\) does not fit the experiment"),
+        ("averaging", "masked(sgd(0.1), [1])", "the mask does not match"),
+    ],
+)
+def test_optimizers_that_do_not_fit_are_said_before_anything_runs(
+    tmp_path, name, sentence, words, capsys
+):
+    assert call(tmp_path, "run", name, "rescaling", "--optimizer", sentence) == 2
+    assert_one_line(capsys, words, "does not fit the experiment")
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_that_cannot_be_written(tmp_path, capsys, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("x")
+    for out in (file, file / "below", "/proc/nothing"):
+        assert call(out, "run", "noise") == 1
+        assert_one_line(capsys, "expected a folder to write in; choose another with --out")
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert call(tmp_path, "run", "noise", "--optimizer", "sgd(0.1)", "--seeds", "1") == 1
+    assert_one_line(capsys, r"noise\.jsonl: No space left on device.*make room")
+    assert [x.name for x in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("missing", ["matplotlib", "sklearn", "tqdm"])
+def test_packages_that_are_not_installed(tmp_path, missing, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert call(tmp_path, "run", "noise") == 1
+    assert_one_line(capsys, rf"{missing} not installed; run: pip install 'adamfx\[experiments\]'")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 TB")]
+)
+def test_too_little_memory(tmp_path, capsys, monkeypatch, error):
+    def run(study, progress):
+        raise error
+
+    monkeypatch.setattr(runner, "run", run)
+    assert call(tmp_path, "run", "noise") == 1
+    assert_one_line(capsys, "memory|9 TB", "--quick and fewer --seeds take less memory")
+
+
+def test_a_bug_of_ours_keeps_its_traceback_and_a_fault_has_one_on_demand(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("ADAMFX_TRACEBACK", "1")
+    assert call(tmp_path, "plot", "noise") == 1
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setattr(runner, "run", lambda study, progress: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        call(tmp_path, "run", "noise")
+
+
+def python(*args, stdout=subprocess.PIPE):
+    return subprocess.Popen(
+        [sys.executable, "-m", "adamfx.experiments", *map(str, args)],
+        env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_outputs_that_are_closed_or_full():
+    with open("/dev/full", "w") as full:
+        process = python("list", stdout=full)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert err == (
+        "error: the output: No space left on device; see where it goes, what was saved is whole\n"
+    )
+    process = python("list")
+    process.stdout.close()  # as `| head` does
+    assert process.wait() == 1
+    assert process.stderr.read().startswith("error: the output: Broken pipe; ")
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("when", ["while Python imports", "while it runs"])
+def test_ctrl_c_in_a_process_of_its_own(tmp_path, when):
+    file = tmp_path / "noise.jsonl"
+    process = python("run", "noise", "words", "--out", tmp_path)
+    time.sleep(0.3)
+    while when == "while it runs" and not file.exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    lines = [x for x in re.split("[\r\n]", err) if x.strip() and "measurement" not in x]
+    assert len(lines) == 1, err
+    assert "stopped" in lines[0]
+    if file.exists():
+        assert f"are kept in {tmp_path}; the same command with --resume continues" in lines[0]
+        assert len(results.load(file)[1]) >= 20
+
+
+SECOND = """
+import hashlib
+from adamfx.experiments import ctrl_c
+ctrl_c.running()
+print("ready", flush=True)
+hashlib.pbkdf2_hmac("sha256", b"", b"", 2**30)  # minutes, in which no handler of Python's is called
+"""
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    process = subprocess.Popen(
+        [sys.executable, "-c", SECOND], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    for _ in range(2):
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err.startswith("\nstopped at once; files that were written are whole")
 
 
 def test_missing_data_and_results_end_with_a_message(tmp_path, capsys):
@@ -395,9 +644,49 @@ def test_ctrl_c_keeps_what_is_complete(tmp_path, monkeypatch, capsys):
     handler = signal.getsignal(signal.SIGINT)
     assert call(tmp_path, "run", "noise") == 130
     assert signal.getsignal(signal.SIGINT) is handler
-    assert "stopped in noise" in capsys.readouterr().err
+    assert_one_line(
+        capsys,
+        rf"stopped in noise, experiment 1 of 1: 1 of 2 compositions are kept in {tmp_path}; ",
+    )
     _, records = results.load(tmp_path / "noise.jsonl")
     assert [r["name"] for r in records] == ["a"]
+
+
+def test_resume_computes_what_is_missing_and_the_file_is_that_of_one_run(tmp_path, monkeypatch):
+    args = ["run", "noise", "--seeds", "2", "--optimizer", "sgd(0.2)", "--optimizer", "adam(0.1)"]
+    assert call(tmp_path, *args) == 0
+    file = tmp_path / "noise.jsonl"
+    whole = file.read_text()
+    run, ran = runner.run, []
+
+    def counted(study, progress):
+        ran.append((study.part, *study.compositions))
+        return run(study, progress)
+
+    monkeypatch.setattr(runner, "run", counted)
+    assert call(tmp_path, *args, "--resume") == 0
+    assert not ran
+    head, *rest = whole.splitlines(keepends=True)
+    file.write_text(head + "".join(rest[:5]))  # one of the second composition's two seeds is lost
+    assert call(tmp_path, *args, "--resume") == 0
+    assert len(ran) == 4
+    assert file.read_text() == whole
+    file.write_text(whole.replace(jax.__version__, "0.0.1"))  # what another version has computed
+    assert call(tmp_path, *args, "--resume") == 0
+    assert len(ran) == 4 + 6
+    assert call(tmp_path, *args) == 0
+    assert len(ran) == 4 + 6 + 6
+    assert file.read_text() == whole
+
+
+def test_ctrl_c_that_a_callback_swallows_is_heard_at_the_next_step(tmp_path, capsys, monkeypatch):
+    class Info:
+        exc_type = KeyboardInterrupt
+
+    monkeypatch.setattr(ctrl_c, "swallowed", threading.Event())
+    ctrl_c.unraisable(Info)
+    assert call(tmp_path, "run", "noise") == 130
+    assert_one_line(capsys, "0 of 9 compositions are kept")
 
 
 class Blank:

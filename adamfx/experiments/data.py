@@ -5,7 +5,8 @@ digits(), docstrings()                         # what is installed with the expe
 
 Images are float32 in [0, 1] of shape (n, height, width, channels). Texts are uint8 of shape
 (n, words), 1 where the word occurs. Labels are int32 of shape (n,). Files are checked to the last
-byte: a wrong one raises a DataError and is never read as something else.
+byte: a wrong one raises a DataError and is never read as something else. None may have, or unpack to,
+more than LARGEST bytes, which is seen before they are in memory.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import gc
 import gzip
 import importlib.metadata
 import importlib.util
+import io
 import math
 import os
 import re
@@ -30,6 +32,8 @@ from typing import NamedTuple
 import numpy as np
 
 Folder = str | os.PathLike[str]
+LARGEST = 1 << 29  # bytes of one file; as float32, images take four times as much
+REST = 1 << 16  # bytes at most that are counted after the end
 
 
 class Data(NamedTuple):
@@ -185,39 +189,66 @@ def _idx_pair(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndar
 
 def _idx(path: Path, dimensions: int) -> np.ndarray:
     """The uint8 array of an IDX file: magic number and sizes (big-endian, 4 bytes each), then bytes."""
-    raw = _unpacked(path)
     header, magic = 4 + 4 * dimensions, 0x800 + dimensions
-    if len(raw) < header:
-        raise DataError(
-            f"{path}: ends at offset {len(raw)}, within its header, expected {header} bytes of header; "
-            "the file is truncated: get it again"
-        )
-    found, *shape = np.frombuffer(raw, ">u4", 1 + dimensions).tolist()
-    if found != magic:
-        raise DataError(
-            f"{path}: offset 0: magic number 0x{found:08x}, expected 0x{magic:08x} (bytes in "
-            f"{dimensions} dimensions); this is another file: put {path.name} in its place"
-        )
-    if 0 in shape:
-        raise DataError(
-            f"{path}: offset {4 + 4 * shape.index(0)}: a size of 0, expected at least 1; get the file again"
-        )
-    _check_length(path, len(raw), header + math.prod(shape), f"a header that says {_size(shape)}")
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
+    with _unpacked(path) as file:
+        raw = file.read(header)
+        if len(raw) < header:
+            raise DataError(
+                f"{path}: ends at offset {len(raw)}, within its header, expected {header} bytes of header; "
+                "the file is truncated: get it again"
+            )
+        found, *shape = np.frombuffer(raw, ">u4").tolist()
+        if found != magic:
+            raise DataError(
+                f"{path}: offset 0: magic number 0x{found:08x}, expected 0x{magic:08x} (bytes in "
+                f"{dimensions} dimensions); this is another file: put {path.name} in its place"
+            )
+        if 0 in shape:
+            raise DataError(
+                f"{path}: offset {4 + 4 * shape.index(0)}: a size of 0, expected at least 1; get the file "
+                "again"
+            )
+        size, reason = math.prod(shape), f"a header that says {_size(shape)}"
+        _check_size(path, header + size, f", as its header says {_size(shape)}")
+        content = file.read(size)
+        rest = len(file.read(REST))  # reads to the end, where gzip keeps its checksum
+        _check_length(path, header + len(content) + rest, header + size, reason)
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _unpacked(path: Path) -> bytes:
+@contextlib.contextmanager
+def _unpacked(path: Path) -> Iterator[io.BufferedIOBase]:
     """The content of a file; what is gzipped is seen from its first bytes, as names are often wrong."""
-    raw = path.read_bytes()
+    raw = _bytes(path)
     if raw[:2] != b"\x1f\x8b":
-        return raw
+        yield io.BytesIO(raw)
+        return
     try:
-        return gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
+        with gzip.open(io.BytesIO(raw)) as file:
+            yield file
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(
             f"{path}: {len(raw):,} bytes that do not unpack ({error}), expected a complete gzip file; "
             "get it again"
         ) from error
+
+
+def _bytes(path: Path) -> bytes:
+    """The file as it is."""
+    try:
+        _check_size(path, path.stat().st_size)
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{path}: {error.strerror}, expected a file that can be read; see to its rights and its disk"
+        ) from error
+
+
+def _check_size(path: Path, size: int, reason: str = "") -> None:
+    if size > LARGEST:
+        raise DataError(
+            f"{path}: {size:,} bytes{reason}, expected at most {LARGEST:,}; take a part of it"
+        )
 
 
 def _cifar_part(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
@@ -228,7 +259,7 @@ def _cifar_part(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 def _cifar_records(path: Path) -> np.ndarray:
     """(n, 3073): the label, and the pixels of three planes."""
-    raw = path.read_bytes()
+    raw = _bytes(path)
     n = max(1, -(-len(raw) // CIFAR_RECORD))
     _check_length(path, len(raw), n * CIFAR_RECORD, f"{n:,} records of {CIFAR_RECORD} bytes")
     records = np.frombuffer(raw, np.uint8).reshape(n, CIFAR_RECORD)
@@ -255,8 +286,8 @@ def _check_length(path: Path, found: int, expected: int, reason: str) -> None:
         )
     if found > expected:
         raise DataError(
-            f"{path}: offset {expected}: {found - expected} bytes too many, expected the end after "
-            f"{reason}; get it again"
+            f"{path}: offset {expected}: {found - expected} bytes too many"
+            f"{' or more' if found - expected == REST else ''}, expected the end after {reason}; get it again"
         )
 
 
@@ -424,7 +455,7 @@ def _reviews(folder: Path) -> list[str]:
 
 
 def _text(path: Path) -> str:
-    raw = path.read_bytes()
+    raw = _bytes(path)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

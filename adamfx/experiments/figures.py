@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from adamfx.checks import shortened
 from adamfx.experiments import results
 from adamfx.experiments.problems import curves
 from adamfx.experiments.results import Record
@@ -17,6 +18,7 @@ from adamfx.experiments.results import Record
 COLORS = ("black", "#0072b2", "#56b4e9", "#b8860b", "#d55e00", "#cc79a7", "#009e73")
 STYLES = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 3)))
 MARKERS = "osD^vPX"
+PANELS = 200  # each takes a tenth of a second
 
 
 def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -34,9 +36,11 @@ def figure(header: Record, rows: int, columns: int, size: tuple[float, float] = 
     """(figure, array of axes) with the title and the data on top."""
     from matplotlib.figure import Figure  # without pyplot it needs no display
 
+    if rows * columns > PANELS:
+        raise ValueError(f"{rows} x {columns} panels, expected at most {PANELS}")
     fig = Figure(figsize=(size[0] * columns, size[1] * rows + 1.5), layout="constrained")
     axes = fig.subplots(rows, columns, squeeze=False)
-    lines = (header["title"], header["data"])
+    lines = (literal(header["title"]), literal(header["data"]))
     width = int(11 * size[0] * columns)  # characters
     fig.suptitle("\n".join(w for line in lines for w in textwrap.wrap(line, width)), size=10)
     return fig, axes
@@ -58,9 +62,13 @@ def legend(fig: Any, axes: Any, columns: int = 1) -> None:
 
 def label(name: str, sentence: str) -> str:
     """A name, two spaces at least, and its sentence; the sentence alone where it is the name."""
-    return "\n".join(
-        textwrap.wrap(sentence if name == sentence else f"{name:<20}  {sentence}", 110)
-    )
+    text = sentence if name == sentence else f"{name:<20}  {sentence}"
+    return "\n".join(textwrap.wrap(literal(text), 110))
+
+
+def literal(text: str) -> str:
+    """The text for matplotlib, for which $ begins a formula; without the middle of a very long one."""
+    return shortened(text, 2000).replace("$", r"\$")
 
 
 def band(ax: Any, records: list[Record], column: str, **look: Any) -> None:

@@ -122,8 +122,7 @@ def run(
       progress: called as (what it is doing, how many measurements are done since the last call); an
         exception it raises ends the run.
     """
-    precision = _float64() if study.float64 else contextlib.nullcontext()
-    with precision:
+    with _precision(study):
         points = grid(study.axes)
         runs = list(itertools.product(points, range(study.seeds)))
         for name, tx in study.compositions.items():
@@ -146,6 +145,35 @@ def run(
                     "step": np.arange(study.every, study.steps + 1, study.every),
                     **{column: x[j] for column, x in written.items()},
                 }
+
+
+def apart(study: Study) -> list[Study]:
+    """A study for each composition."""
+    return [study._replace(compositions={k: tx}) for k, tx in study.compositions.items()]
+
+
+def found(study: Study, records: Sequence[Record]) -> list[Record] | None:
+    """What `run` would give, from these records; None where a run is missing."""
+    steps = list(range(study.every, study.steps + 1, study.every))
+    there = {(r["part"], r["name"], r["sentence"], r["seed"]): r for r in records}
+    runs = itertools.product(study.compositions.items(), grid(study.axes), range(study.seeds))
+    wanted = (
+        there.get((study.part, name, repr(with_values(tx, point)), seed))
+        for (name, tx), point, seed in runs
+    )
+    whole = [r for r in wanted if r is not None and r["step"] == steps]
+    count = len(study.compositions) * len(grid(study.axes)) * study.seeds
+    return whole if len(whole) == count else None
+
+
+def check(study: Study) -> None:
+    """Traces the beginning and a step of each composition, and computes nothing; raises what does not fit."""
+    with _precision(study):
+        for tx in study.compositions.values():
+            txs, keys = _together(tx, [(point, 0) for point in grid(study.axes)[:1]])
+            carry = jax.eval_shape(_begin(study), txs, keys)
+            starts = jnp.zeros(1, int)
+            jax.eval_shape(_program(study), txs, keys, *carry, study.problem.data, starts)
 
 
 def measurements(study: Study) -> int:
@@ -178,6 +206,24 @@ def _program(study: Study) -> Callable:
     return jax.jit(jax.vmap(several, in_axes=(0, 0, 0, 0, None, None)), donate_argnums=(2, 3))
 
 
+def _begin(study: Study) -> Callable:
+    """The parameters and states that many runs begin with."""
+
+    def begin(tx, key):
+        params = study.problem.init(jax.random.fold_in(key, 0))
+        return params, tx.init(params)
+
+    return jax.jit(jax.vmap(begin))
+
+
+def _together(tx: Any, runs: list) -> tuple[Any, jax.Array]:
+    """The composition and the key of each of these (point, seed), with an axis for the runs."""
+    points = {k: jnp.asarray([point[k] for point, _ in runs]) for k in runs[0][0]}
+    # vmap, not just arrays for the axes: every hyperparameter gets the axis of the runs.
+    txs = jax.vmap(lambda point, _: with_values(tx, point))(points, jnp.arange(len(runs)))
+    return txs, jax.vmap(jax.random.key)(jnp.asarray([seed for _, seed in runs]))
+
+
 def _measured(
     study: Study,
     program: Callable,
@@ -188,16 +234,8 @@ def _measured(
     progress: Callable[[str, int], None],
 ) -> dict[str, np.ndarray]:
     """The measurements of these runs by column, axes (run, measurement, ...)."""
-    points = {k: jnp.asarray([point[k] for point, _ in runs]) for k in runs[0][0]}
-    # vmap, not just arrays for the axes: every hyperparameter gets the axis of the runs.
-    txs = jax.vmap(lambda point, _: with_values(tx, point))(points, jnp.arange(len(runs)))
-    keys = jax.vmap(jax.random.key)(jnp.asarray([seed for _, seed in runs]))
-
-    def begin(tx, key):
-        params = study.problem.init(jax.random.fold_in(key, 0))
-        return params, tx.init(params)
-
-    carry = jax.jit(jax.vmap(begin))(txs, keys)
+    txs, keys = _together(tx, runs)
+    carry = _begin(study)(txs, keys)
     total = study.steps // study.every
     length = math.ceil(total / DISPATCHES)
     columns: list[dict] = []
@@ -212,8 +250,13 @@ def _measured(
     return {k: np.concatenate([c[k] for c in columns], axis=1) for k in columns[0]}
 
 
+def _precision(study: Study) -> Any:
+    """64-bit numbers inside, if the study asks for them, whatever the process has chosen."""
+    return _float64() if study.float64 else contextlib.nullcontext()
+
+
 def _float64() -> Any:
-    """64-bit numbers inside, whatever the process has chosen; the name moved in JAX 0.8."""
+    """The name moved in JAX 0.8."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
     return getattr(jax.experimental, "enable_x64")()  # noqa: B009  # unknown to today's types
