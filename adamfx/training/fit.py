@@ -51,7 +51,8 @@ def fit(
 
     What is passed in stays as it is: `fit` works on copies, so that a cell of a notebook can be run
     again. Ctrl-C ends it after the running dispatch, whenever and however often it is pressed, and it
-    returns what is complete; pressed again, it also leaves a batch or an evaluation that hangs. An
+    returns what is complete; pressed again a quarter of a second later, it also leaves what hangs: a batch,
+    a trace, an evaluation, a computation (whose result comes later then). SIGTERM is taken as Ctrl-C. An
     exception raised by the batches, `evaluate` or `stop` carries the same as `error.result`.
 
     Args:

@@ -16,9 +16,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupts:
     """Notes Ctrl-C instead of raising it, so that it can never come between two assignments.
 
-    The second one, a quarter of a second later or more, leaves a call made through `leavable`: what may hang. What runs inside another (a fit in an
-    evaluation) hands the note on to it. SIGTERM is noted like Ctrl-C, where nobody else handles it; the next
-    to begin ends the process.
+    The second one, a quarter of a second later or more, leaves a call made through `leavable`: what may
+    hang. What runs inside another (a fit in an evaluation) hands the note on to it. SIGTERM is noted like
+    Ctrl-C, where nobody else handles it; the next run to begin ends the process then.
     Python delivers signals to the main thread; elsewhere nothing is changed.
     """
 
