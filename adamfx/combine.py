@@ -89,8 +89,9 @@ def _nested(tx: GradientTransformation) -> Treewise:
     def through(leaves, state, point):
         return point(tx, leaves, state)
 
-    meaning = Treewise(run, {"": tx}, start=tx.start, carried=(), bare=True, through=through)
-    return meaning._replace(hands_on=True)
+    return Treewise(
+        run, {"": tx}, start=tx.start, carried=(), bare=True, through=through, hands_on=True
+    )
 
 
 @block
@@ -138,8 +139,7 @@ def live(transformation: Inner):
         return point(inside(state)[0], leaves, inside(state)[1])
 
     inner = {"": transformation}
-    meaning = Treewise(run, inner, start=start, carried=(), bare=True, through=through)
-    return meaning._replace(hands_on=True)
+    return Treewise(run, inner, start=start, carried=(), bare=True, through=through, hands_on=True)
 
 
 def hyperparams(state: Any) -> dict[str, Any]:

@@ -297,6 +297,33 @@ def about(text):
 
 GOOD = ("['w'].npy", npy("(3,)", bytes(12)))
 SAYS = '{"version": 1, "dtypes": {"[\'w\']": "float32"}, "columns": {}}'
+
+
+def overlapping():
+    """Two members, of which the second is the first."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        made.writestr("['w'].npy", npy("(300,)", bytes(1200)))
+        again = copy.copy(made.filelist[0])
+        again.filename = "['v'].npy"
+        made.filelist.append(again)
+    return file.getvalue()
+
+
+def test_members_that_overlap_are_seen_by_their_size(tmp_path):
+    (tmp_path / "x.npz").write_bytes(overlapping())
+    with pytest.raises(archive.Damaged, match="overlap"):
+        archive.read(tmp_path / "x.npz")
+
+
+def test_what_numpy_writes_is_read(tmp_path):
+    columns = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    np.savez(tmp_path / "x.npz", a=columns, b=columns[:, 1])
+    found = archive.read(tmp_path / "x.npz")
+    np.testing.assert_array_equal(found["a"], columns)
+    np.testing.assert_array_equal(found["b"], columns[:, 1])
+
+
 FOREIGN = {
     "bomb": lambda: zipped([("['w'].npy", npy("(300_000_000,)") + bytes(10**8))], zipfile.ZIP_DEFLATED),
     "petabytes": lambda: zipped([("['w'].npy", npy("(4_000_000_000_000_000,)", bytes(64)))]),

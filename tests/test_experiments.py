@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -508,10 +507,10 @@ def test_folders_that_cannot_be_written(tmp_path, capsys, monkeypatch):
         assert call(out, "run", "noise") == 1
         assert_one_line(capsys, "expected a folder to write in; choose another with --out")
 
-    def full(path, content):
+    def full(file):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert call(tmp_path, "run", "noise", "--optimizer", "sgd(0.1)", "--seeds", "1") == 1
     assert_one_line(capsys, r"noise\.jsonl: No space left on device.*make room")
     assert [x.name for x in tmp_path.iterdir()] == ["file"]

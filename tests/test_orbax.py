@@ -165,6 +165,16 @@ def test_what_cannot_be_kept_or_found(tmp_path):
         fx.Checkpoints(tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    "x", [np.array([None]), np.zeros(2, [("a", int)]), np.zeros(2, "M8[s]"), np.array("a"), 2**64]
+)
+def test_what_orbax_cannot_hold_is_refused_before_it_begins(tmp_path, x):
+    refused = pytest.raises(TypeError, match=r"Checkpoints\.save: the leaf at \['x'\] (has|is) ")
+    with fx.Checkpoints(tmp_path / "run") as kept, refused:
+        kept.save(1, {"x": x})
+    assert kept.steps == []
+
+
 def test_a_part_of_what_is_there(tmp_path):
     tree = {"params": {"w": jnp.arange(3.0), "b": jnp.ones(2)}, "state": TX.init(PARAMS)}
     with fx.Checkpoints(tmp_path / "run") as kept:
@@ -187,7 +197,7 @@ def test_a_state_beside_checkpoints_of_another_step(tmp_path):
     more |= {"checkpoints": tmp_path / "run", "progress": False}
     assert fx.fit(loss, TX, first.params, BATCHES[6:9], **more).history.rows == 9
     with pytest.raises(
-        ValueError, match=r"state given is of step 6, the newest checkpoint in .* of step 9"
+        ValueError, match=r"what is given is of step 6, the newest checkpoint of step 9 in"
     ):
         fx.fit(loss, TX, first.params, BATCHES, **more)
 

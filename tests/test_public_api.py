@@ -61,6 +61,7 @@ def test_every_public_name_of_a_module_is_exported():
             "is_key",
             "copied",
             "write",
+            "whole",
             "check_numbers",
         }
         assert made - inner <= set(PUBLIC), name

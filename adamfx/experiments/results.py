@@ -10,18 +10,18 @@ come from anyone: a file that is damaged, foreign or too large raises a ResultsE
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from adamfx import reading
 from adamfx.checks import shortened
+from adamfx.training.archive import whole
 
 Record = dict[str, Any]
 SCHEMA = 1
@@ -45,19 +45,15 @@ def prepare(folder: Path) -> None:
         ) from error
 
 
-def write(path: Path, to: Callable[[Path], Any]) -> None:
-    """Writes a file as a whole or not at all: `to` a file beside it, which is then renamed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+def write(path: Path, to: Callable[[IO[bytes]], Any]) -> None:
+    """Writes a file as a whole or not at all."""
     try:
-        to(beside)
-        os.replace(beside, path)
+        with whole(path) as file:
+            to(file)
     except OSError as error:
         raise ResultsError(
             f"{path}: {error.strerror}, it is as it was; make room or choose another folder with --out"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
 
 
 def save(path: Path, header: Record, records: Iterable[Record]) -> None:
@@ -69,7 +65,7 @@ def save(path: Path, header: Record, records: Iterable[Record]) -> None:
             f"{path}: would have {len(content):,} bytes, expected at most {LARGEST:,} and "
             f"{LONGEST:,} for each run; take fewer seeds, optimizers or experiments"
         )
-    write(path, lambda beside: beside.write_bytes(content))
+    write(path, lambda file: file.write(content))
 
 
 def headed(header: Record) -> Record:

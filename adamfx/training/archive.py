@@ -41,23 +41,43 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
 
     Raises OSError where the file cannot be written, RuntimeError where what was written reads otherwise.
     """
-    target = pathlib.Path(os.path.realpath(path))  # a link stays one
-    with _beside(target) as (beside, file):
+    with whole(path) as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for name, x in arrays.items():
                 x = np.asarray(x, order="C")
                 about = zipfile.ZipInfo(f"{name}.npy")
                 with archive.open(about, "w", force_zip64=x.nbytes > 2**30) as member:
                     member.write(_header(x.dtype.str, x.shape))
-                    member.write(x.reshape(-1).view(np.uint8).data)
-        file.flush()
-        os.fsync(file.fileno())
+                    member.write(_bytes(x))
         _check(file, arrays)
-        if target.exists():
-            shutil.copymode(target, beside)
-        if fcntl is None:  # which cannot rename what is open
-            file.close()
-        os.replace(beside, target)
+
+
+@contextlib.contextmanager
+def whole(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """A file to write, which takes the place of an older one if nothing is raised, and else is gone.
+
+    Until then it lies beside it. Its name is short and its own, whatever other processes, threads or
+    machines are writing. It is locked meanwhile, so that what a process that died has left can be told from
+    it.
+    """
+    target = pathlib.Path(os.path.realpath(path))  # a link stays one
+    digest = hashlib.sha256(target.name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    for left in target.parent.glob(f".adamfx-{digest}-*"):
+        _remove_unless_locked(left)
+    beside, file = _locked(f"{target.parent}{os.sep}.adamfx-{digest}-")
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if target.exists():
+                shutil.copymode(target, beside)
+            if fcntl is None:  # which cannot rename what is open
+                file.close()
+            os.replace(beside, target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(beside)
     with contextlib.suppress(
         OSError, AttributeError
     ):  # so that the name outlives a loss of power, too
@@ -68,34 +88,18 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
             os.close(folder)
 
 
-@contextlib.contextmanager
-def _beside(target: pathlib.Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """A new file in the folder of the target, which is gone afterwards unless it was renamed.
-
-    Its name is short and its own, whatever other processes, threads or machines are writing. It is locked
-    while it is written, so that what a process that died has left can be told from it.
-    """
-    digest = hashlib.sha256(target.name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    for left in target.parent.glob(f".adamfx-{digest}-*"):
-        _remove_unless_locked(left)
+def _locked(start: str) -> tuple[str, IO[bytes]]:
+    """A new file whose name begins so."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     while True:
-        beside = str(target.parent / f".adamfx-{digest}-{secrets.token_hex(8)}")
-        made = os.open(
-            beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
-        )
-        file = os.fdopen(made, "w+b")
-        try:
-            if fcntl is not None:
-                with contextlib.suppress(OSError):  # a file system without locks
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not os.path.exists(beside):  # taken for a dead one before it was locked
-                    continue
-            yield beside, file
-            return
-        finally:
-            file.close()
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(beside)
+        path = start + secrets.token_hex(8)
+        file = os.fdopen(os.open(path, flags, 0o666), "w+b")
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.exists(path):
+            return path, file
+        file.close()  # it was taken for a dead one before it was locked
 
 
 def _remove_unless_locked(path: pathlib.Path) -> None:
@@ -152,16 +156,11 @@ def _read(file: IO[bytes]) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
-            names = {m.filename for m in members}
-            if len(names) < len(members) or any(
-                m.compress_type != zipfile.ZIP_STORED
-                or m.flag_bits & 1
-                or m.file_size != m.compress_size
-                for m in members
-            ):
-                raise Damaged("its members are not plain")
+            if len({m.filename for m in members}) < len(members):
+                raise Damaged("two members of one name")
+            # Before memory is taken. What is packed, or encrypted, is read as it stands, and has another sum.
             if sum(m.file_size for m in members) > file.seek(0, os.SEEK_END):
-                raise Damaged("its members overlap")
+                raise Damaged("its members are longer than the file: packed, or overlapping")
             return {m.filename.removesuffix(".npy"): _array(_member(file, m)) for m in members}
     except Damaged:
         raise

@@ -35,10 +35,7 @@ class Bar:
     def _try(self, write: Any) -> None:
         try:
             write()
-        except (
-            OSError,
-            ValueError,
-        ):  # the disk is full; the terminal, or a redirected stream, closed
+        except (OSError, ValueError):  # a full disk; a closed terminal or stream
             if self.bar is not None:
                 self.bar.disable = True  # nor shall it try again when it is collected
             self.bar = None

@@ -55,10 +55,10 @@ def save(path: str | os.PathLike, tree: Tree) -> None:
             )
         if isinstance(x, History):
             columns[name], x = list(x), np.array(list(x.values()), np.float64)
-        else:
-            check_numbers("save", name, x)
         dtypes[name] = _dtype(x)
-        arrays[name] = _known(np.asarray(jax.random.key_data(x) if is_key(x) else x))
+        y = np.asarray(jax.random.key_data(x) if is_key(x) else x)
+        check_numbers("save", name, x, y.dtype)
+        arrays[name] = _known(y)
     about = {"version": VERSION, "dtypes": dtypes, "columns": columns}
     arrays[ABOUT] = np.array(json.dumps(about))
     folder = os.path.dirname(os.path.realpath(path))
@@ -80,7 +80,7 @@ def load(path: str | os.PathLike, like: Tree, partial: bool = False) -> Tree:
 
     Raises ValueError, with the paths, where the file holds other leaves, shapes or dtypes, or a number that
     `like` cannot hold, and where it is damaged. A file from anywhere is safe to read: it runs nothing and
-    takes no more memory than it is long.
+    takes memory in proportion to its length, whatever it says of itself.
     """
     wanted = dict(named("load", like))
     try:
@@ -151,13 +151,13 @@ def _are_columns(names: Any, x: np.ndarray) -> bool:
     return named_all and x.dtype == np.float64 and x.shape[:1] == (len(names),) and x.ndim < 3
 
 
-def check_numbers(who: str, name: str, x: Any) -> None:
-    """Raises TypeError for an array of something else than numbers, and for a number beyond 64 bits."""
-    if is_key(x):
-        return
-    kind = np.asarray(x).dtype  # JAX has dtypes that it gives NumPy as others
-    given = getattr(x, "dtype", kind)
-    if kind.hasobject or kind.names is not None or kind.type is np.void or kind != given:
+def check_numbers(who: str, name: str, x: Any, kind: Any, refused: str = "O") -> None:
+    """Raises TypeError for what is no array of numbers, and for a number beyond 64 bits.
+
+    `kind` is the dtype of the leaf x as NumPy has it; `refused` more letters of its kinds.
+    """
+    given = kind if is_key(x) else getattr(x, "dtype", kind)  # JAX gives NumPy some as others
+    if kind.kind in refused or kind.names is not None or kind.type is np.void or kind != given:
         what = f"is {x!r}, beyond 64 bits" if isinstance(x, int) else f"has the dtype {given}"
         raise TypeError(f"{who}: the leaf at {name} {what}; leaves must be arrays of numbers")
 
@@ -238,16 +238,17 @@ def named(who: str, tree: Tree) -> list[tuple[str, Any]]:
     """The leaves of a tree with their paths; a history is one. Raises ValueError for two of one path."""
     pairs = jax.tree_util.tree_leaves_with_path(plain(tree), is_leaf=is_history)
     found = [(jax.tree_util.keystr(path) or "the root", x) for path, x in pairs]
-    names = {name for name, _ in found}
-    if len(names) < len(found):
-        twice = next(name for i, (name, _) in enumerate(found) if name in dict(found[:i]))
-        raise ValueError(
-            f"{who}: two leaves have the path {twice}; give keys that are written differently"
-        )
-    if longest := next((n for n in names if len(n.encode()) > archive.LONGEST_NAME), ""):
-        raise ValueError(
-            f"{who}: the path {longest[:60]}... is longer than {archive.LONGEST_NAME} bytes"
-        )
+    seen: set[str] = set()
+    for name, _ in found:
+        if name in seen:
+            raise ValueError(
+                f"{who}: two leaves have the path {name}; give keys that are written differently"
+            )
+        if len(name.encode()) > archive.LONGEST_NAME:
+            raise ValueError(
+                f"{who}: the path {name[:60]}... is longer than {archive.LONGEST_NAME} bytes"
+            )
+        seen.add(name)
     return found
 
 

@@ -64,7 +64,7 @@ def fit(
         argument. Where steps are dispatched together, one batch of another shape may have been taken
         from it when the run ends.
       state: from `tx.init` or an earlier run; None: a new one.
-      history: of an earlier run, to be continued (in a copy).
+      history: of an earlier run, to be continued (in a copy), also by a new state.
       has_aux: whether loss_fn returns more; scalars in `aux`, a dict, become columns of the history.
       steps: how many at most; None: until the batches end.
       epochs: how often to go through the batches; more than one needs an iterable that starts anew.

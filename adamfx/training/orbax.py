@@ -15,7 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
-from adamfx.training.checkpoints import NUMBERS, check_names, is_history, is_key, named, renamed
+from adamfx.training.checkpoints import (
+    NUMBERS,
+    check_names,
+    check_numbers,
+    is_history,
+    is_key,
+    named,
+    renamed,
+)
 from adamfx.training.history import History
 
 Tree = Any
@@ -113,7 +121,9 @@ class Checkpoints:
             if is_history(x):
                 histories[name] = {"rows": np.int64(x.rows), "columns": dict(x)}
             elif hasattr(x, "dtype") or isinstance(x, NUMBERS):
-                arrays[name] = jax.random.key_data(x) if is_key(x) else _strict(x)
+                arrays[name] = y = jax.random.key_data(x) if is_key(x) else _strict(x)
+                # Orbax would find out in a thread of its own.
+                check_numbers("Checkpoints.save", name, x, y.dtype, "OMmSU")
             else:
                 raise TypeError(
                     f"Checkpoints.save: the leaf at {name} is {x!r} of type {type(x).__name__}; leaves must "

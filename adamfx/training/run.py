@@ -158,8 +158,9 @@ class Run:
         if checkpoints.latest is not None:
             if begun not in (0, checkpoints.latest):
                 raise ValueError(
-                    f"fit: the state given is of step {begun}, the newest checkpoint in {checkpoints.folder} "
-                    f"of step {checkpoints.latest}; leave out state to go on there, or name another folder"
+                    f"fit: what is given is of step {begun}, the newest checkpoint of step "
+                    f"{checkpoints.latest} in {checkpoints.folder}; leave out state and history to go on "
+                    "there, or name another folder"
                 )
             like = {"params": self.params, "state": self.state, "history": self.history}
             found = checkpoints.restore(like)

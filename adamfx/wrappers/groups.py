@@ -74,8 +74,9 @@ def masked(inner: Inner, mask: Any):
         return leaves.put(point(tx, leaves.among(memory.labels.of), memory.inner))
 
     carried = ("labels", "inner")
-    meaning = Treewise(run, {"inner": tx}, start=start, carried=carried, through=through)
-    return meaning._replace(hands_on=True)
+    return Treewise(
+        run, {"inner": tx}, start=start, carried=carried, through=through, hands_on=True
+    )
 
 
 def freeze(mask: Any) -> GradientTransformation:
@@ -142,8 +143,9 @@ def partition(transforms: Inner, param_labels: Any, default: Inner = None):
             leaves = leaves.put(point(tx, part, memory.inner[k]))
         return leaves
 
-    meaning = Treewise(run, groups, start=start, carried=("labels", "inner"), through=through)
-    return meaning._replace(hands_on=True)
+    return Treewise(
+        run, groups, start=start, carried=("labels", "inner"), through=through, hands_on=True
+    )
 
 
 def _by_predicate(labels: Any) -> bool:

@@ -150,8 +150,9 @@ def shard_state(transformation: Inner, axis: str = "data"):
         found = point(tx, sharded(leaves, memory.cut.of), memory.inner)
         return leaves.replace(params=gathered(found.params, leaves, memory.cut.of))
 
-    wrapper = treewise(run, tx)._replace(start=start, through=through, carried=("cut", "inner"))
-    return wrapper._replace(hands_on=True)
+    return treewise(run, tx)._replace(
+        start=start, through=through, carried=("cut", "inner"), hands_on=True
+    )
 
 
 def _size(axis: str) -> int:
@@ -240,5 +241,4 @@ def offload(transformation: Inner):
     def through(leaves, memory, point):
         return leaves.replace(params=point(tx, leaves, host.fetched(memory.inner)).params)
 
-    wrapper = treewise(run, tx)._replace(start=start, through=through)
-    return wrapper._replace(hands_on=True)
+    return treewise(run, tx)._replace(start=start, through=through, hands_on=True)
