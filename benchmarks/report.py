@@ -88,12 +88,12 @@ def write(folder: Path, device: str, quick: bool, rows: list[Row]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     record = {"machine": machine() | {"device": device}, "quick": quick}
     text = json.dumps(record | {"rows": [row._asdict() for row in rows]}, indent=1)
-    results.write(folder / "bench.json", lambda path: path.write_text(text + "\n"))
+    results.write(folder / "bench.json", lambda file: file.write(f"{text}\n".encode()))
     picture = figure(rows, f"{device}, JAX {record['machine']['jax']}")
     for kind in ("png", "svg"):
         results.write(
             folder / f"bench.{kind}",
-            lambda path, kind=kind: picture.savefig(path, format=kind, dpi=120),
+            lambda file, kind=kind: picture.savefig(file, format=kind, dpi=120),
         )
 
 
