@@ -29,6 +29,7 @@ from adamfx.engine.leaves import Leaves, begin, check_leaves, enter
 from adamfx.engine.words import Leafwise, Step, Treewise
 from adamfx.values.constructor import P, constructor
 from adamfx.values.grammar import keys
+from adamfx.values.reads import Programs, Reads, reading
 from adamfx.values.value import Value
 
 if TYPE_CHECKING:
@@ -228,8 +229,13 @@ def _run(
                 f"{where}: the extra argument {name} is {x!r}; outside jit, pass arrays and callables as "
                 "arguments of their own"
             ) from None
+    args = tx, grads, state, params, {n: extra[n] for n in arrays}, static, applies
     try:
-        return _compiled(tx, grads, state, params, {n: extra[n] for n in arrays}, static, applies)
+        if not tx.form.functions:
+            return _compiled(*args)
+        run, mark = _reading(Reads(*tx.form.functions))
+        with reading(mark):
+            return run(*args)
     except TypeError:
         for tree in (grads, params):
             check_leaves(where, trees.flatten(tree)[0], tree)
@@ -237,9 +243,17 @@ def _run(
         raise
 
 
-@functools.partial(jax.jit, static_argnames=("static", "applies"))
-def _compiled(tx, grads, state, params, arrays, static, applies):
-    return _traced(tx, grads, state, params, {**arrays, **dict(static)}, applies)
+def _program(reads: Reads | None = None) -> Any:
+    """update and step as one program for transformations in which the functions of users read this."""
+
+    @functools.partial(jax.jit, static_argnums=(5, 6))
+    def run(tx, grads, state, params, arrays, static, applies):
+        return _traced(tx, grads, state, params, {**arrays, **dict(static)}, applies)
+
+    return run
+
+
+_compiled, _reading = _program(), Programs(_program)
 
 
 def _traced(tx, grads, state, params, extra, applies):

@@ -19,6 +19,7 @@ from adamfx.engine.packed import memories
 from adamfx.engine.placement import summed
 from adamfx.training.interrupts import LEFT, Interrupts
 from adamfx.training.step import training_step
+from adamfx.values.reads import Programs, Reads
 from adamfx.wrappers.monitor import metrics
 
 Tree = Any
@@ -28,16 +29,18 @@ FAILED = "failed"  # the column that says whether to end the run; not in the his
 
 
 class Program(NamedTuple):
-    """One step of one batch; and n of at most k steps in a loop, none after a failure, by the same code
-    for any n. Without k it is one step and no loop."""
+    """One step of one batch; n of at most k steps in a loop, none after a failure, by the same code for any
+    n (without k it is one step and no loop); and the parameters with which the model is to be used."""
 
     one: Any
     run: Any
+    used: Any
 
 
-@functools.lru_cache(maxsize=16)
-def program(loss_fn: Callable, has_aux: bool) -> Program:
-    step = training_step(loss_fn, has_aux)
+@Programs
+def program(reads: Reads, has_aux: bool) -> Program:
+    """Of a loss, the first of `reads`, and of transformations with the functions after it."""
+    step = training_step(reads.functions[0], has_aux)
 
     @jax.jit
     def one(tx, params, state, batch):
@@ -76,7 +79,11 @@ def program(loss_fn: Callable, has_aux: bool) -> Program:
         start = (jnp.zeros_like(n), failed, params, state, records)
         return jax.lax.while_loop(lambda c: (c[0] < n) & ~c[1], turn, start)
 
-    return Program(one, run)
+    @jax.jit
+    def used(tx, state, params):
+        return tx.evaluate_at(state, params)
+
+    return Program(one, run, used)
 
 
 def convolves(jaxpr: Any) -> bool:

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
 from adamfx import checks
@@ -56,8 +55,8 @@ def fit(
     exception raised by the batches, `evaluate` or `stop` carries the same as `error.result`.
 
     Args:
-      loss_fn: `loss_fn(params, *batch)`, a scalar; with has_aux `(scalar, aux)`. Compiled once per
-        function, as by jax.jit: globals it reads are read then.
+      loss_fn: `loss_fn(params, *batch)`, a scalar; with has_aux `(scalar, aux)`. Compiled once, for all
+        runs in which it reads the same: its closure, globals, the attributes of its object.
       tx: an adamfx or optax transformation.
       params: a tree of arrays.
       batches: an iterable of batches; each a tuple (or list) of the arguments after params, or one
@@ -171,8 +170,7 @@ def _loop(
         nonlocal evaluated
         run.drain()
         evaluated = run.steps
-        params = _used(run.tx, run.state, run.params)
-        found = interrupts.leavable(evaluate, copied(params), copied(run.state))
+        found = interrupts.leavable(evaluate, copied(run.used()), copied(run.state))
         if found is not LEFT:
             run.history.record(_evaluated(found, run.columns))
 
@@ -244,12 +242,6 @@ def _warn(run: Run, reason: str) -> None:
             f"first at step {bad[0]:.0f}; skip_nonfinite(tx) leaves such gradients out",
             stacklevel=3,
         )
-
-
-@jax.jit
-def _used(tx: Any, state: State, params: Tree) -> Tree:
-    """The parameters with which the model is to be used."""
-    return tx.evaluate_at(state, params)
 
 
 def _evaluated(found: Any, taken: set[str]) -> dict[str, float]:

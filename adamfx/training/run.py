@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ from adamfx.training.interrupts import LEFT
 from adamfx.training.orbax import Checkpoints
 from adamfx.training.together import Left
 from adamfx.transformation import GradientTransformation
+from adamfx.values.reads import Reads, reading
 
 Tree = Any
 State = Any
@@ -59,8 +59,7 @@ class Run:
         self.written = 0  # steps of this run that are in the history
         self.last: Any = np.False_  # whether the last dispatch has failed, on the device
         self.bar = bar
-        cached = isinstance(loss_fn, Hashable)
-        self.program = (program if cached else program.__wrapped__)(loss_fn, has_aux)
+        self.program, self.mark = program(Reads(loss_fn, *self.tx.form.functions), has_aux)
         self.loops = True
 
     def _before(self) -> int:
@@ -76,6 +75,11 @@ class Run:
     def needs_waiting(self) -> bool:
         """Whether only the host can keep a step from following a failure."""
         return self.skips and not self.loops
+
+    def used(self) -> Tree:
+        """The parameters with which the model is to be used."""
+        with reading(self.mark):
+            return self.program.used(self.tx, self.state, self.params)
 
     def alive(self) -> bool:
         """Whether params and state are there; a step that fails has taken their memory."""
@@ -99,7 +103,8 @@ class Run:
                 "fit: the batches lie on devices of several processes, params on this one's alone; put them "
                 "on the same mesh: jax.device_put(params, NamedSharding(mesh, PartitionSpec()))"
             )
-        step = self.program.one.trace(self.tx, self.params, self.state, batch)
+        with reading(self.mark):
+            step = self.program.one.trace(self.tx, self.params, self.state, batch)
         on_cpu = jax.default_backend() == "cpu"
         self.loops = not (on_cpu and convolves(step.jaxpr.jaxpr))
         if not self.loops:
@@ -118,7 +123,8 @@ class Run:
         k_in_loop = k if self.loops else None
         args = self.tx, self.params, self.state, batches, np.int32(n), self.last, k_in_loop
         # A trace can be left, a step that has begun cannot.
-        made = self.interrupts.leavable(self.program.run, *args, where=self.intact)
+        with reading(self.mark):
+            made = self.interrupts.leavable(self.program.run, *args, where=self.intact)
         if made is LEFT:
             raise Left
         done, self.last, self.params, self.state, records = made

@@ -19,13 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from adamfx.values.reads import may_change, of_library
+
 Walk = Iterator[tuple[str, Any, bool]]  # dotted name, argument, whether it is a leaf
 
 
 class Leaf:
     """The place of a leaf."""
 
-    size = 1
+    size, functions = 1, ()
 
     def __repr__(self) -> str:
         return "·"
@@ -49,11 +51,12 @@ LEAF = Leaf()
 class Static:
     """An argument that is part of the form. Compares by type and value, so 1, 1.0 and True differ."""
 
-    __slots__ = ("key", "value")
+    __slots__ = ("functions", "key", "value")
     size = 0
 
     def __init__(self, value: Any):
         self.value, self.key = _snapshot(value), _key(value)
+        self.functions = (value,) if may_change(value) else ()
 
     def __reduce__(self):
         # The key holds types that pickle does not know, such as that of functions.
@@ -78,11 +81,12 @@ class Static:
 class Container:
     """A list, tuple or dict of arguments of which at least one is a value."""
 
-    __slots__ = ("items", "kind", "names", "size")
+    __slots__ = ("functions", "items", "kind", "names", "size")
 
     def __init__(self, kind: type, names: tuple, items: tuple):
         self.kind, self.names, self.items = kind, names, items
         self.size = sum(item.size for item in items)
+        self.functions = tuple(f for item in items for f in item.functions)
 
     def __eq__(self, other: object) -> bool:
         mine = (self.kind, self.names, self.items)
@@ -131,11 +135,12 @@ if hasattr(os, "register_at_fork"):  # a child must not inherit a lock that anot
 class Form:
     """A call without its leaves. Equal forms are one object, so they compare by identity."""
 
-    __slots__ = ("__weakref__", "arguments", "constructor", "size")
+    __slots__ = ("__weakref__", "arguments", "constructor", "functions", "size")
 
     constructor: Any  # a values.constructor.Constructor
     arguments: tuple[tuple[str, Any], ...]
     size: int
+    functions: tuple[Any, ...]  # of users; what they read may change
 
     def __new__(cls, constructor: Any, arguments: tuple[tuple[str, Any], ...]) -> Form:
         key = (constructor, arguments)
@@ -145,6 +150,9 @@ class Form:
                 form = object.__new__(cls)
                 form.constructor, form.arguments = constructor, arguments
                 form.size = sum(part.size for _, part in arguments)
+                made = constructor.function
+                mine = () if of_library(made.__module__) else (made,)
+                form.functions = (*mine, *(f for _, part in arguments for f in part.functions))
                 _forms[key] = form
             return form
 
