@@ -408,10 +408,10 @@ def test_a_damaged_file_is_right_or_says_so(tmp_path, n):
 def test_time_is_linear_in_the_leaves(tmp_path):
     def seconds(n):
         tree = {f"layer{i}": np.ones(3, np.float32) for i in range(n)}
-        start = time.perf_counter()
+        start = time.process_time()  # of this process: others may keep the machine busy
         fx.save(tmp_path / "x.npz", tree)
         fx.load(tmp_path / "x.npz", tree)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     seconds(100)
     few, many = (min(seconds(n) for _ in range(2)) for n in (3_000, 24_000))

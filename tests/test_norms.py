@@ -79,3 +79,15 @@ def test_constants_in_a_compiled_program(value):
         np.testing.assert_allclose(jax.jit(lambda f=norm: f(jnp.asarray(x)))(), want, rtol=1e-6)
     one = jax.jit(lambda: norms._in_own_dtype([jnp.asarray(x[:, 0])]))
     np.testing.assert_allclose(one(), want, rtol=1e-6)
+
+
+def test_a_quotient_is_not_divided_again():
+    """Of (a / b) / c a compiler makes a / (b c), which is 0 / 0 where b c vanishes."""
+
+    @jax.jit
+    def size(a, b):
+        return norms.norm_over(a / b)
+
+    a, b = jnp.zeros(2), jnp.full(2, 1e-30)
+    assert size(a, b) == 0
+    assert jax.grad(size, argnums=1)(a, b).tolist() == [0, 0]

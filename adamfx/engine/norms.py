@@ -44,8 +44,9 @@ def norm_over(x: jax.Array, axes: Any = None) -> jax.Array:
     """
     size = jnp.abs(x) if jnp.iscomplexobj(x) else x
 
-    def total(unit: jax.Array) -> jax.Array:
-        return _sum_over((size / unit) * (size / unit), axes)
+    def total(c: jax.Array) -> jax.Array:
+        y = _scaled(size, c)
+        return _sum_over(y * y, axes)
 
     return _by_three_sums(size.dtype, total)
 
@@ -54,8 +55,8 @@ def norm_over(x: jax.Array, axes: Any = None) -> jax.Array:
 def _norm_over_jvp(axes: Any, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
     size = norm_over(x, axes)
-    unit = _unit_of(size)
-    return size, _sum_over((safe_divide(x / unit, size / unit).conj() * dx).real, axes)
+    c = _scale_of(size)
+    return size, _sum_over((safe_divide(x * c, size * c).conj() * dx).real, axes)
 
 
 def _sum_over(x: jax.Array, axes: Any) -> jax.Array:
@@ -97,12 +98,12 @@ def _norm(xs: list) -> jax.Array:
 
 @_norm.defjvp
 def _norm_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    """d|x| = (x / |x|) dx, and 0 at 0; both in one unit, so that squares of |x| stay in range too."""
+    """d|x| = (c x / c|x|) dx, and 0 at 0; scaled by c, so that squares of |x| stay in range too."""
     (xs,), (dxs,) = primals, tangents
     size = _norm(xs)
-    unit = _unit_of(size)
+    c = _scale_of(size)
     terms = zip(xs, dxs, strict=True)
-    found = [jnp.sum(safe_divide(x / unit, size / unit) * dx) for x, dx in terms]
+    found = [jnp.sum(safe_divide(x * c, size * c) * dx) for x, dx in terms]
     return size, functools.reduce(jax.lax.add, found)
 
 
@@ -115,19 +116,24 @@ def _in_float64(xs: list) -> jax.Array:
 
 def _in_own_dtype(xs: list) -> jax.Array:
     """For float64, and for TPUs, whose float64 has the exponents of float32."""
-    return _by_three_sums(xs[0].dtype, lambda unit: _sum_of_squares(xs, lambda x: x / unit))
+    return _by_three_sums(xs[0].dtype, lambda c: _sum_of_squares(xs, lambda x: _scaled(x, c)))
 
 
 def _by_three_sums(dtype: Any, total: Callable) -> jax.Array:
-    """Roots of the sums of squares in the unit 1, a large and a small one (Blue 1978): the one in range.
-
-    Numbers are divided by their unit: of products (c x)(c x) of a constant x the compiler makes
-    (c c)(x x), which is infinity times 0.
-    """
-    units = [jax.lax.optimization_barrier(jnp.asarray(unit)) for unit in _units(dtype)]
-    totals = [total(unit) for unit in units]
-    sizes = [jnp.sqrt(total) * unit for total, unit in zip(totals, units, strict=True)]
+    """Roots of total(1), and of the numbers scaled down and scaled up (Blue 1978): the one in range."""
+    scales = [jax.lax.optimization_barrier(jnp.asarray(c)) for c in _scales(dtype)]
+    totals = [total(c) for c in scales]
+    sizes = [jnp.sqrt(total) / c for total, c in zip(totals, scales, strict=True)]
     return jax.lax.select_n(_which(totals[0]), *sizes)
+
+
+def _scaled(x: jax.Array, c: jax.Array) -> jax.Array:
+    """c x + 0, the zero hidden from the compiler.
+
+    For of (c x)(c x), where x is one number or a constant, it makes (c c)(x x), infinity times 0; of
+    (a / b) / c it makes a / (b c), 0 / 0.
+    """
+    return x * c + jax.lax.optimization_barrier(jnp.zeros((), x.dtype))
 
 
 def _sum_of_squares(xs: list, seen_as: Callable) -> jax.Array:
@@ -143,16 +149,16 @@ def _which(total: jax.Array) -> jax.Array:
     return jnp.where(in_range, 0, jnp.where(total > 1, 1, 2))
 
 
-def _unit_of(size: jax.Array) -> jax.Array:
-    """The unit in which squares of numbers near `size` stay in range."""
-    units = [jnp.full(size.shape, unit) for unit in _units(size.dtype)]
-    return jax.lax.select_n(_which(size * size), *units)
+def _scale_of(size: jax.Array) -> jax.Array:
+    """The scale by which squares of numbers near `size` stay in range."""
+    scales = [jnp.full(size.shape, c) for c in _scales(size.dtype)]
+    return jax.lax.select_n(_which(size * size), *scales)
 
 
-def _units(dtype: Any) -> list:
+def _scales(dtype: Any) -> list:
     """By `_which`: 1, and the powers of two that bring near one what overflows or vanishes."""
     e = jnp.finfo(dtype).maxexp * 5 // 8
-    return [dtype.type(2.0**n) for n in (0, e, -e)]
+    return [dtype.type(2.0**n) for n in (0, -e, e)]
 
 
 def _real_parts(x: Any, dtype: Any) -> list[jax.Array]:
