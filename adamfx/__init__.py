@@ -247,10 +247,13 @@ from adamfx.schedules import (
     warmup_stable_decay_schedule,
 )
 from adamfx.states import get, set
+from adamfx.training.callbacks import Callback, Profile, Summary
 from adamfx.training.checkpoints import load, save
 from adamfx.training.fit import fit
 from adamfx.training.history import History, no_improvement
+from adamfx.training.logs import Log, Table, TensorBoard, WandB
 from adamfx.training.orbax import Checkpoints
+from adamfx.training.prefetch import prefetch
 from adamfx.training.run import Fit
 from adamfx.training.step import make_step
 from adamfx.transformation import (
@@ -494,6 +497,14 @@ __all__ = [
     "save",
     "load",
     "Checkpoints",
+    "Callback",
+    "Log",
+    "Table",
+    "TensorBoard",
+    "WandB",
+    "Summary",
+    "Profile",
+    "prefetch",
     "interop",
     # schedules
     "Schedule",

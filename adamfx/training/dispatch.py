@@ -19,6 +19,7 @@ from adamfx.engine.packed import memories
 from adamfx.engine.placement import summed
 from adamfx.training.interrupts import LEFT, Interrupts
 from adamfx.training.step import training_step
+from adamfx.training.stream import as_array
 from adamfx.values.reads import Programs, Reads
 from adamfx.wrappers.monitor import metrics
 
@@ -117,6 +118,11 @@ class Groups:
         self.held: Any = None  # the one after them, of another shape
         self.error: BaseException | None = None  # to be raised when what came before is trained
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is taken ahead."""
+        return not self.ready and self.held is None
+
     def fill(self, n: int) -> int:
         """How many of at most n batches are ready; 0 at the end."""
         end = time.monotonic() + self.patience if self.ready else math.inf
@@ -187,8 +193,7 @@ class Groups:
         if batch is LEFT:
             return batch
         batch = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-        # A copy: the caller may fill the same array with the next batch.
-        return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.array(x), batch)
+        return jax.tree.map(as_array, batch)
 
 
 def _shapes(batch: Tree) -> Any:

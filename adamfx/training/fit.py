@@ -10,18 +10,20 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from adamfx import checks
 from adamfx.training.bar import Bar
+from adamfx.training.callbacks import Callback, Callbacks
 from adamfx.training.dispatch import Groups
 from adamfx.training.history import History
 from adamfx.training.interrupts import LEFT, Interrupts
 from adamfx.training.orbax import Checkpoints
 from adamfx.training.run import Fit, Run, copied
+from adamfx.training.stream import Stream
 from adamfx.training.together import Elsewhere, Left, Together
 
 Tree = Any
@@ -45,6 +47,7 @@ def fit(
     stop: Callable[[History], bool] | None = None,
     progress: bool | None = None,
     checkpoints: Checkpoints | str | os.PathLike | None = None,
+    callbacks: Iterable[Callback | Callable[[Any], Any]] = (),
 ) -> Fit:
     """Trains over the batches and returns `(params, state, history, reason)`.
 
@@ -52,7 +55,7 @@ def fit(
     again. Ctrl-C ends it after the running dispatch, whenever and however often it is pressed, and it
     returns what is complete; pressed again a quarter of a second later, it also leaves what hangs: a batch,
     a trace, an evaluation, a computation (whose result comes later then). SIGTERM is taken as Ctrl-C. An
-    exception raised by the batches, `evaluate` or `stop` carries the same as `error.result`.
+    exception raised by the batches, `evaluate`, `stop` or a callback carries the same as `error.result`.
 
     Args:
       loss_fn: `loss_fn(params, *batch)`, a scalar; with has_aux `(scalar, aux)`. Compiled once, for all
@@ -81,8 +84,11 @@ def fit(
       progress: a bar with loss, learning rate and gradient norm; None: if tqdm is installed.
       checkpoints: where to keep params, state and history: a folder, or `Checkpoints("run", every=100)`. What
         is there already goes on from the newest, with `steps` counted from the beginning; the last step is
-        kept whatever ends the run. `batches` begin where you let them: `checkpoints.latest` says at which
-        step. Needs Orbax.
+        kept whatever ends the run. Batches that can say where they are (an iterator with get_state and
+        set_state, as Grain's; a loader with state_dict and load_state_dict, as torchdata's) go on there;
+        others begin where you let them: `checkpoints.latest` says at which step. Needs Orbax.
+      callbacks: what is told of the run between dispatches: `Table`, `TensorBoard`, `WandB`, `Profile`,
+        `Summary`, a `Callback` of yours, or a function of the run (`run.step`, `run.history`, `run.params`).
 
     Several processes train together where params lie on devices of several (`jax.distributed`), each with
     batches of global arrays. They take equally many batches, and end at the same step for the same
@@ -103,8 +109,7 @@ def fit(
     elif stop and not evaluate:
         steps_per_dispatch = 1
     evaluate_every = checks.steps("fit", "evaluate_every", evaluate_every, 1)
-    if epochs > 1 and isinstance(batches, Iterator):
-        raise ValueError(_ONCE.format(epochs))
+    stream = Stream(batches, epochs)
     run, result = None, None
     try:
         with Interrupts() as interrupts, _kept(checkpoints) as kept:
@@ -112,23 +117,25 @@ def fit(
             total = interrupts.leavable(_total, batches, epochs, steps)
             total = None if total is LEFT else total
             with Bar(progress if together.leads else False, total) as bar:
-                begun = interrupts.leavable(
-                    Run, loss_fn, tx, params, state, history, has_aux, bar, together, interrupts
-                )
+                told = Callbacks(callbacks, interrupts)
+                about = state, history, has_aux, bar, together, interrupts, stream
+                begun = interrupts.leavable(Run, loss_fn, tx, params, *about)
                 if begun is LEFT:
                     raise KeyboardInterrupt
                 run = begun
-                stream = _epochs(batches, epochs)
                 groups = Groups(stream, steps_per_dispatch, interrupts, run.suited)
                 limit = math.inf if steps is None else steps
                 try:
-                    if kept is not None:
-                        limit -= run.go_on(kept)
-                    reason = _loop(run, groups, limit, evaluate, evaluate_every, stop, interrupts)
-                    run.keep_last()
+                    try:
+                        if kept is not None:
+                            limit -= run.go_on(kept)
+                        told.begin(run)
+                        reason = _loop(run, groups, limit, evaluate, evaluate_every, stop, told)
+                        run.keep_last()
+                    except Left:
+                        reason = "interrupted"
                     result = run.result(reason)
-                except Left:
-                    result = run.result("interrupted")
+                    told.end(reason)
                 except BaseException as error:
                     _tell(together, error)
                     error.result = run.result("failed")  # type: ignore[attr-defined]
@@ -137,10 +144,14 @@ def fit(
                     error.add_note(
                         f"fit: what was complete before this error is in its attribute result{held}"
                     )
-                    try:
-                        run.keep_last()
-                    except Exception as more:
-                        error.add_note(f"fit: nor could a checkpoint be written: {more}")
+                    for last, of in (
+                        (run.keep_last, "a checkpoint be written"),
+                        (told.fail, "callbacks end"),
+                    ):
+                        try:
+                            last()
+                        except Exception as more:
+                            error.add_note(f"fit: nor could {of}: {more}")
                     raise
     except KeyboardInterrupt:  # pressed before the first step, or after the last
         if result is None:
@@ -161,10 +172,11 @@ def _loop(
     evaluate: Callable | None,
     every: int,
     stop: Callable | None,
-    interrupts: Interrupts,
+    told: Callbacks,
 ) -> str:
     """Runs until something ends it, and says what."""
-    evaluated = 0
+    evaluated, interrupts = 0, run.interrupts
+    times = [n for n in (every, run.keeps_every, *told.every) if n]
 
     def evaluation() -> None:
         nonlocal evaluated
@@ -180,8 +192,10 @@ def _loop(
     reason, together = "steps", run.together
     while run.steps < limit:
         # In steps of all runs, so that a resumed one keeps time.
-        until = min(n - run.total % n for n in (every, run.keeps_every) if n)
+        until = min(n - run.total % n for n in times)
         started = time.monotonic()
+        if run.checkpoints is not None and groups.empty:
+            run.stream.mark()
         n = 0 if interrupts.pressed else groups.fill(int(min(until, limit - run.steps)))
         form = groups.form(together.common)
         n, groups.k, low, high = together.least(n, groups.k or 1, form, -form)
@@ -202,7 +216,10 @@ def _loop(
             evaluation()
         if run.failed:
             break
-        run.keep(due=bool(run.keeps_every) and run.total % run.keeps_every == 0)
+        run.keep(due=run.due())
+        if any(run.total % n == 0 for n in told.every):
+            run.drain()
+        told.turn()
         if stop and (due or not evaluate) and not pressed():
             answer = interrupts.leavable(stop, run.history.shown())
             if together.any(answer is not LEFT and answer):
@@ -260,30 +277,6 @@ def _evaluated(found: Any, taken: set[str]) -> dict[str, float]:
                 f"fit: evaluate must return a number or a dict of numbers, {name!r} is {x!r}"
             ) from None
     return numbers
-
-
-_ONCE = (
-    "fit: batches can be gone through once, and epochs is {}; give a list or another iterable, that makes a "
-    "new iterator for every epoch"
-)
-
-
-def _epochs(batches: Iterable, epochs: int) -> Iterator:
-    """The batches of all epochs; each iterator is asked for when its epoch begins, once."""
-    seen: Any = None
-    for epoch in range(epochs):
-        one = iter(batches)
-        if epochs > 1 and (one is batches or one is seen):
-            raise ValueError(_ONCE.format(epochs))
-        seen, none = one, True
-        for batch in one:
-            none = False
-            yield batch
-        if none and epoch:
-            raise ValueError(
-                f"fit: epoch {epoch + 1} of {epochs} has no batches; batches must start anew when it is "
-                "gone through again"
-            )
 
 
 def _total(batches: Any, epochs: int, steps: int | None) -> int | None:

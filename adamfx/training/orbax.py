@@ -40,7 +40,8 @@ class Checkpoints:
     Args:
       folder: of these checkpoints alone, made where there is none; on a file system that all processes
         see.
-      every: steps between two of them, in `fit`.
+      every: steps between two of them, in `fit`; None: see minutes.
+      minutes: in `fit`, there is also one when that many have passed since the last, > 0.
       keep: how many of the newest stay, >= 1.
       best: a column of the history, such as an evaluation's; the checkpoint where it was best stays, too.
       mode: "min" or "max": which is best.
@@ -53,7 +54,8 @@ class Checkpoints:
         self,
         folder: str | os.PathLike,
         *,
-        every: int = 1000,
+        every: int | None = 1000,
+        minutes: float | None = None,
         keep: int = 3,
         best: str | None = None,
         mode: str = "min",
@@ -66,7 +68,10 @@ class Checkpoints:
                 f"Checkpoints: {foreign} is no checkpoint, and would count as one; give them a folder of "
                 "their own"
             )
-        self.every = checks.steps("Checkpoints", "every", every, 1)
+        self.every = None if every is None else checks.steps("Checkpoints", "every", every, 1)
+        if minutes is not None and not (isinstance(minutes, (int, float)) and minutes > 0):
+            raise ValueError(f"Checkpoints: minutes must be a number > 0 or None, got {minutes!r}")
+        self.minutes = minutes
         keep = checks.steps("Checkpoints", "keep", keep, 1)
         checks.choice("Checkpoints", "mode", mode, ("min", "max"))
         try:
@@ -108,8 +113,10 @@ class Checkpoints:
         """The newest of them; None without any."""
         return max(self.steps, default=None)
 
-    def save(self, step: int, tree: Tree) -> None:
+    def save(self, step: int, tree: Tree, notes: dict[str, Any] | None = None) -> None:
         """Begins to write a tree of arrays, numbers and histories; the arrays may be used up meanwhile.
+
+        `notes` is for what is no array: text, numbers, lists and dicts of them, as in JSON.
 
         Every process of the run calls it, at the same step. Raises TypeError, with the path, for leaves
         that are neither, and ValueError where there is a checkpoint of that step.
@@ -134,7 +141,12 @@ class Checkpoints:
             parts["arrays"] = args.PyTreeSave(arrays)
         if histories:
             parts["histories"] = args.PyTreeSave(histories)
-        self._manager.save(step, args=args.Composite(**parts), metrics=self._metrics(tree))
+        args, scores = args.Composite(**parts), self._metrics(tree)
+        self._manager.save(step, args=args, metrics=scores, custom_metadata=notes)
+
+    def notes(self, step: int) -> dict[str, Any]:
+        """What was noted beside a checkpoint; `fit` notes the sentence and the position in the batches."""
+        return dict(self._manager.metadata(step).custom_metadata or {})
 
     def restore(self, like: Tree, step: int | None = None, partial: bool = False) -> Tree:
         """The tree of a step, by default the newest, with the structure of `like`, and lying as it does.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import time
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -38,8 +41,10 @@ class Fit(NamedTuple):
 class Run:
     """Parameters, state and history of a run, always those of one step that is complete."""
 
-    def __init__(self, loss_fn, tx, params, state, history, has_aux, bar, together, interrupts):
-        self.together, self.kept = together, 0
+    def __init__(
+        self, loss_fn, tx, params, state, history, has_aux, bar, together, interrupts, stream
+    ):
+        self.together, self.kept, self.stream = together, 0, stream
         self.checkpoints: Checkpoints | None = None
         self.interrupts = interrupts
         self.left = False  # whether Ctrl-C has left a computation that goes on
@@ -161,6 +166,7 @@ class Run:
     def go_on(self, checkpoints: Checkpoints) -> int:
         """Continues from the newest checkpoint; how many steps were done before."""
         self.checkpoints, begun = checkpoints, self.start
+        self.kept_at = time.monotonic()
         if checkpoints.latest is not None:
             if begun not in (0, checkpoints.latest):
                 raise ValueError(
@@ -169,12 +175,43 @@ class Run:
                     "there, or name another folder"
                 )
             like = {"params": self.params, "state": self.state, "history": self.history}
+            notes = checkpoints.notes(checkpoints.latest)
             found = checkpoints.restore(like)
             self.params, self.state = found["params"], found["state"]
             self.history = found["history"]
             self.start = self.kept = self._before()
+            self._as_noted(checkpoints, notes)
             self.bar.update(self.start - begun, {})
         return self.start - begun
+
+    def _as_noted(self, checkpoints: Checkpoints, notes: dict) -> None:
+        """Says if the sentence has changed, and continues where the batches were."""
+        before, now = notes.get("sentence"), _sentence(self.tx)
+        if before not in (None, now):
+            warnings.warn(
+                f"fit: the run in {checkpoints.folder} was trained by {before} up to step {self.start}; it "
+                f"goes on with {now}",
+                stacklevel=5,
+            )
+        positions = notes.get("positions")
+        if positions is None:
+            return
+        if len(positions) != self.together.count:
+            raise ValueError(
+                f"fit: the checkpoint of step {self.start} knows where {len(positions)} processes were in "
+                f"their batches, and now it is {self.together.count}; go on with as many, or give batches "
+                "without a position (get_state, state_dict) that begin where you let them"
+            )
+        self.stream.go_to(positions[self.together.index])
+
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        if self.checkpoints is None:
+            return False
+        minutes = self.checkpoints.minutes
+        by_clock = minutes is not None and time.monotonic() > self.kept_at + 60 * minutes
+        by_clock = self.together.any(by_clock) if minutes is not None else False
+        return by_clock or (bool(self.keeps_every) and self.total % self.keeps_every == 0)
 
     def keep(self, due: bool) -> None:
         """Writes a checkpoint of what is complete, if one is due and it is not there."""
@@ -182,10 +219,13 @@ class Run:
         if self.checkpoints is None or not due or lost or self.total == self.kept:
             return
         self.drain()
-        self.checkpoints.save(
-            self.total, {"params": self.params, "state": self.state, "history": self.history}
-        )
-        self.kept = self.total
+        notes: dict[str, Any] = {"sentence": _sentence(self.tx)}
+        position = self.stream.position(self.steps)
+        if position is not None:
+            notes["positions"] = self.together.texts(position)
+        tree = {"params": self.params, "state": self.state, "history": self.history}
+        self.checkpoints.save(self.total, tree, notes)
+        self.kept, self.kept_at = self.total, time.monotonic()
 
     def keep_last(self) -> None:
         """Writes one of the last step, whatever has ended the run, and waits until it is there."""
@@ -205,6 +245,11 @@ class Run:
         if not self.left and not self.alive():  # what was left comes later, or never
             self.params = self.state = None
         return Fit(self.params, self.state, self.history, reason)
+
+
+def _sentence(tx: GradientTransformation) -> str:
+    """As it prints, without the addresses of functions."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(tx))
 
 
 def copied(tree: Tree) -> Tree:

@@ -38,12 +38,14 @@ class Together:
         spread = [x.sharding.device_set for x in arrays if not x.is_fully_addressable]
         self.common = bool(spread)
         self.leads, self.interrupts = True, interrupts
+        self.index, self.count = 0, 1  # which of how many
         self.in_step = self.common  # false while only this process knows where it is
         if self.common:
             devices = sorted(set().union(*spread), key=lambda d: (d.process_index, d.id))
             one_each = {d.process_index: d for d in reversed(devices)}
             self.processes = sorted(one_each)
-            self.leads = jax.process_index() == self.processes[0]
+            self.index, self.count = self.processes.index(jax.process_index()), len(self.processes)
+            self.leads = self.index == 0
             mesh = Mesh(np.array([one_each[i] for i in self.processes]), ("process",))
             self.rows = NamedSharding(mesh, PartitionSpec("process"))
             whole = NamedSharding(mesh, PartitionSpec())
@@ -63,6 +65,16 @@ class Together:
     def any(self, answer: Any) -> bool:
         """Whether it is so in one of the processes."""
         return self.least(-bool(answer))[0] < 0
+
+    def texts(self, own: str) -> list[str]:
+        """The texts of all processes, in their order."""
+        if not self.common:
+            return [own]
+        said = own.encode()
+        longest = -self.least(-len(said))[0]
+        room = np.zeros(1 << longest.bit_length(), np.uint8)  # few sizes, each a program
+        room[: len(said)] = list(said)
+        return [bytes(row).rstrip(b"\0").decode() for row in self._all(room)]
 
     def failed(self, error: BaseException) -> None:
         """Tells the others, at their next exchange, that this process goes no further."""
