@@ -636,7 +636,10 @@ def test_what_cannot_be_carried_over_says_why():
     adam, momentum = optax.adam(0.1).init(p), optax.sgd(0.1, 0.9).init(p)
     for call, words in (
         (lambda: fx.interop.from_optax(fx.sgd(0.1, 0.9), momentum, p), "pass count"),
-        (lambda: fx.interop.from_optax(fx.adam(0.1), momentum, p, count=1), r"holds \[\['mu'\]\]"),
+        (
+            lambda: fx.interop.from_optax(fx.adam(0.1), momentum, p, count=1),
+            r"holds \[\['trace'\]\]",
+        ),
         (lambda: fx.interop.from_optax(fx.sgd(0.1, 0.9), adam, p), r"\[\['nu'\]\] beyond what"),
         (lambda: fx.interop.from_optax(fx.adam(0.1), adam, {"w": jnp.ones(2)}), "has shape"),
     ):

@@ -1,335 +1,601 @@
-"""Carrying a run over: an adamfx state from the state of optax or torch.
+"""The walk that carries a state over, in both directions.
 
-    state = fx.interop.from_optax(fx.adamw(1e-3), optax_state, params)
-    state = fx.interop.from_torch(fx.adamw(1e-3), optimizer.state, parameters, params)
-
-The moments are copied; what is one number per step (masses, the rate last applied, the counter) is
-computed by going through the steps done so far. So the next step equals the peer's.
+The state of another library becomes a `Level`: its arrays in `Slot`s, under the names that they have
+here. One walk goes through our sentence, its wrappers included, and finds for each memory the slots that
+hold it; `In` reads them, `Out` writes them. What is one number per step (masses, the rate last applied,
+counters) stands in no table: on the way in it is computed by going through the steps done so far, on the way
+out from the counter.
 """
 
 from __future__ import annotations
 
-import functools
+import copy
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adamfx.combine import LIVE
 from adamfx.engine import trees
-from adamfx.engine.memory import remember
+from adamfx.engine.memory import is_memory, remember
 from adamfx.engine.packed import as_given
-from adamfx.engine.words import Step, Treewise
+from adamfx.engine.words import Leafwise, Step, Treewise
+from adamfx.schedules import value_at
 from adamfx.transformation import GradientTransformation
 
 Tree = Any
-# What optax calls otherwise, for a message.
-COUNTERPARTS = {
-    "MultiSteps": "accumulate(transformation, every)",
-    "multi_transform": "partition(transforms, param_labels)",
-    "inject_hyperparams": "live(transformation)",
-    "named_chain": "named(name, transformation)",
-    "scale_by_adam": "chain(scale_by_moments(b1, b2), bias_correct())",
-    "scale_by_rms": "scale_by_moments(None, decay)",
-    "scale_by_rss": "scale_by_moments(None, total())",
-    "scale_by_schedule": "scale(schedule) or scale_by_lr(schedule)",
-    "scale_by_learning_rate": "scale_by_lr(learning_rate)",
-    "scale_by_lion": "chain(scale_by_moments(b2, None, lag='first'), nesterov(b1), sign())",
-    "apply_if_finite": "skip_nonfinite(transformation), which never applies a NaN,",
-    "tree_utils": "jax.tree",
-    "ApplyEvery": "accumulate(transformation, k)",
-    "apply_every": "accumulate(transformation, k), which averages where optax adds",
-    "bias_correction": "bias_correct()",
-    "conditionally_mask": "skip_nonfinite(transformation), skip_spikes(transformation) or treewise(...)",
-    "conditionally_transform": "skip_nonfinite(transformation), skip_spikes(transformation) or treewise(...)",
-    "flatten": "identity(): leaves of one shape and dtype are one program anyway",
-    "inject_stateful_hyperparams": "live(transformation)",
-    "measure_with_ema": "monitor(transformation, ...)",
-    "microbatching": "per_example_grads(loss, microbatch_size)",
-    "microbatch": "per_example_grads(loss, microbatch_size) or accumulate(transformation, k)",
-    "normalize": "normalize_by_update_norm()",
-    "optimistic_adam_v2": "optimistic_adam(learning_rate)",
-    "per_example_global_norm_clip": "differentially_private_aggregate(l2_norm_clip, 0.0)",
-    "per_example_layer_norm_clip": "differentially_private_aggregate(l2_norm_clip, 0.0), over all leaves,",
-    "scale_by_acprop": "acprop(learning_rate)",
-    "scale_by_adadelta": "chain(scale_by_moments(None, rho, where='in'), scale_by_past_rms(rho))",
-    "scale_by_adamax": "scale_by_moments(b1, decayed_max(b2))",
-    "scale_by_ademamix": "ademamix(learning_rate)",
-    "scale_by_adopt": "adopt(learning_rate)",
-    "scale_by_amsgrad": "chain(scale_by_moments(b1, b2), bias_correct(), running_max())",
-    "scale_by_belief": "chain(scale_by_moments(b1, ema(b2, of='deviation')), bias_correct())",
-    "scale_by_distance_over_gradients": "scale_by_dog()",
-    "scale_by_factored_rms": "scale_by_moments(None, mean(0.8, storage=factored()))",
-    "scale_by_galore": "view(scale_by_moments(b1, b2), low_rank(rank))",
-    "scale_by_muon": "chain(scale_by_moments(beta, None), nesterov(), orthogonalize())",
-    "scale_by_novograd": "novograd(learning_rate)",
-    "scale_by_radam": "chain(scale_by_moments(b1, b2), bias_correct(), rectify())",
-    "scale_by_sign": "sign()",
-    "scale_by_simplified_ademamix": "simplified_ademamix(learning_rate)",
-    "scale_by_sm3": "scale_by_moments(None, total(storage=cover()), where='in')",
-    "scale_by_stddev": "chain(scale_by_moments(decay, decay), center())",
-    "scale_by_yogi": "scale_by_moments(b1, yogi_ema(b2))",
-    "hutchinson_estimator_diag_hessian": "hutchinson(loss, params, key)",
-    "schedule_free_eval_params": "tx.evaluate_at(state, params)",
-    "selective_transform": "partition(...) or masked(...)",
-    "skip_large_updates": "skip_spikes(transformation)",
-    "skip_not_finite": "skip_nonfinite(transformation)",
-    "snapshot": "monitor(transformation, ...)",
-    "stateless": "a block: @block and leafwise(...)",
-    "stateless_with_tree_map": "a block: @block and leafwise(...)",
-    "init_empty_state": "tx.init(params)",
-    "with_extra_args_support": "any transformation: extra arguments reach the blocks that read them;",
-    "unitwise_clip": "adaptive_grad_clip(clipping)",
-    "unitwise_norm": "adaptive_grad_clip(clipping)",
-    "safe_increment": "state['count'], which counts by itself",
-    "safe_int32_increment": "state['count'], which counts by itself",
-    "safe_norm": "global_norm(tree), whose derivative at 0 is 0",
-    "safe_root_mean_squares": "global_norm(tree), whose derivative at 0 is 0",
-    "scale_gradient": "scale(step_size)",
-    "update_moment": "scale_by_moments(b1, b2)",
-    "update_infinity_moment": "scale_by_moments(b1, decayed_max(b2))",
-    "update_moment_per_elem_norm": "scale_by_moments(b1, ema(b2, of='norm_square'))",
-    "matrix_inverse_pth_root": "whiten()",
-    "power_iteration": "eigenbasis(decay)",
-    "nnls": "keep_params_nonnegative()",
-    "EmptyState": "tx.init(params), a dict by block,",
-    "MaskedNode": "None, as what is left out is here,",
-    "GradientTransformationExtraArgs": "GradientTransformation",
-    "LookaheadParams": "lookahead(...) on ordinary parameters",
-    "WrappedSchedule": "schedule(function)",
-    "StatefulSchedule": "schedule(function)",
-    "MuonDimensionNumbers": "view(transformation, as_matrix(rows, columns))",
-    "GaLoreDimensionNumbers": "view(transformation, as_matrix(rows, columns))",
+Names = str | tuple[str, ...]
+
+# Leafwise blocks that may begin in the middle of a run, as tx.init makes them.
+BEGIN_ANEW = ("keep_average", "keep_samples", "compensate")
+# Wrappers of which nothing is lost with what they remember themselves, always or under a condition.
+NOTHING_LOST: dict[str, Callable[[Any], bool]] = {
+    "monitor": lambda memory: True,
+    "accumulate": lambda memory: int(memory.mini_step) == 0,
 }
-OPTAX = {"trace": "mu", "mu": "mu", "nu": "nu", "nu_max": "nu_max"}
-OPTAX_SCALARS = ("count", "mini_step", "gradient_step", "hyperparams", "hyperparams_states")
-TORCH = {
-    "exp_avg": "mu",
-    "momentum_buffer": "mu",
-    "grad_avg": "mu",
-    "exp_avg_sq": "nu",
-    "square_avg": "nu",
-    "max_exp_avg_sq": "nu_max",
+# The steps of the whole from those inside, where the other library counts only these.
+OUTER: dict[str, Callable[[int, Mapping[str, Any], Any], int]] = {
+    "accumulate": lambda n, own, block: _micro_steps(block, n) + int(own["mini_step"]),
+    "skip_nonfinite": lambda n, own, block: n + int(own["total_notfinite"]),
 }
+SAME_MEANING = ("learning_rate", "weight_decay")  # hyperparameters called alike everywhere
 
 
-def from_optax(
-    tx: GradientTransformation, state: Tree, params: Tree, count: int | None = None
-) -> dict[str, Any]:
-    """The state of `tx` that goes on where this optax state is.
+# ---- the other side ------------------------------------------------------------------------------
 
-    Args:
-      tx: the same optimizer in adamfx: Adam, AdamW, SGD with momentum, RMSProp, or another whose
-        moments optax keeps as mu, nu or trace.
-      state: optax's state; chains, schedules and inject_hyperparams around it do not matter, nor does
-        MultiSteps between two of its windows.
-      params: the parameters.
-      count: steps done, where optax did not record them.
 
-    Raises ValueError where what is found there is not what `tx` remembers, and for wrappers and
-    averages: carry over what is inside, and put it into the state of the whole.
-    """
-    records, counts = [], []
+class Slot:
+    """One array of the other state: read on the way in, written on the way out."""
 
-    def walk(x: Any, field: str = "the state") -> None:
-        if hasattr(x, "_fields"):
-            moments = {OPTAX[n]: getattr(x, n) for n in x._fields if n in OPTAX}
-            if moments:
-                records.append(moments)
-            if "count" in x._fields:
-                counts.append(int(x.count))
-            for name in set(x._fields) - set(OPTAX) - set(OPTAX_SCALARS):
-                walk(getattr(x, name), name)
-        elif isinstance(x, (tuple, list)):
-            for y in x:
-                walk(y, field)
-        elif isinstance(x, Mapping):
-            for y in x.values():
-                walk(y, field)
-        elif _says_something(x):
-            raise ValueError(
-                f"from_optax: the state holds {field}, which adamfx would lose; known are {', '.join(OPTAX)}"
+    def __init__(self, value: Any, where: str, options: Mapping[str, Any] | None = None):
+        self.value, self.where, self.options = value, where, options
+        self.new: Any = None
+        self.taken = False
+
+    def says_something(self) -> bool:
+        """Whether it holds numbers that are not all zero."""
+        x = self.value
+        numbers = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.number)
+        return bool(numbers and np.any(np.asarray(x)))
+
+
+class Form(NamedTuple):
+    """A value that differs by form: (theirs, our memory) -> ours, and the way back."""
+
+    into: Callable[[Any, Any], Any]
+    back: Callable[[Any, Any], Any]
+
+
+class Derived(NamedTuple):
+    """A number that follows from the steps done: (steps, options) -> it, and back, where that can be."""
+
+    back: Callable[[int, Any], Any]
+    into: Callable[[Any], int] | None = None
+
+
+class Entry(NamedTuple):
+    """A row of a table of correspondences: a name here, and the form where the values differ."""
+
+    name: Names
+    form: Form | None = None
+
+
+COUNT = Derived(lambda n, options: n, int)
+
+
+class Column(NamedTuple):
+    """What is remembered of each parameter, or once: a tree of slots, None where there is nothing."""
+
+    names: tuple[str, ...]  # here
+    theirs: str
+    tree: Any
+    form: Form | None = None
+
+
+@dataclasses.dataclass
+class Wrapped:
+    """A wrapper of the other library: ours of this name, what it remembers, the levels inside by label."""
+
+    name: str
+    own: list[Column]
+    inside: dict[str, Level]
+
+
+@dataclasses.dataclass
+class Level:
+    """The state of one sentence of the other library."""
+
+    records: list[list[Column]] = dataclasses.field(default_factory=list)
+    counts: list[tuple[Any, Derived]] = dataclasses.field(default_factory=list)
+    wrapped: list[Wrapped] = dataclasses.field(default_factory=list)
+    hyperparams: dict[str, Slot] = dataclasses.field(default_factory=dict)
+
+    def take(self, name: str) -> Column | None:
+        """The first column of this name that is left."""
+        for record in self.records:
+            for i, column in enumerate(record):
+                if name in column.names:
+                    return record.pop(i)
+        return None
+
+    def unwrap(self, name: str) -> Wrapped | None:
+        """The first wrapper of this name that is left."""
+        for i, wrapped in enumerate(self.wrapped):
+            if wrapped.name == name:
+                return self.wrapped.pop(i)
+        return None
+
+    def among(self, chosen: list[bool]) -> Level:
+        """The same for some of the parameters; the columns here are not taken by it."""
+
+        def part(tree: Any) -> Any:
+            found, structure = trees.flatten(tree)
+            if len(found) != len(chosen):
+                return tree
+            pairs = zip(found, chosen, strict=True)
+            return structure.unflatten([x if yes else None for x, yes in pairs])
+
+        records = [[c._replace(tree=part(c.tree)) for c in record] for record in self.records]
+        counts = [(part(tree), derived) for tree, derived in self.counts]
+        return Level(records, counts, copy.copy(self.wrapped), self.hyperparams)
+
+
+def slots(tree: Any) -> list[Slot]:
+    return [x for x in trees.flatten(tree)[0] if x is not None]
+
+
+# ---- the walk ------------------------------------------------------------------------------------
+
+
+class Carrier:
+    """One walk through a transformation and its state, against a level of another library."""
+
+    def __init__(self, caller: str, level: Level, hint: str = ""):
+        self.caller, self.level, self.hint = caller, level, hint
+        self.held = [[column.theirs for column in record] for record in _records(level)]
+        self.columns = [column for record in _records(level) for column in record]
+        self.hyperparams = _hyperparam_slots(level)
+
+    def fits(self, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+        """Whether these shapes are one; those of optax but for axes of length 1."""
+        if "torch" in self.caller:
+            return a == b
+        return [n for n in a if n != 1] == [n for n in b if n != 1]
+
+    def error(self, words: str) -> ValueError:
+        return ValueError(f"{self.caller}: {words}")
+
+    def whole(self, tx: GradientTransformation, state: Any, count: int | None = None) -> Any:
+        """The state after the walk. Raises ValueError where something of the other state is left."""
+        new = self.sentence(tx, state, self.level, count, None)
+        left = [c.theirs for c in self.columns if not all(s.taken for s in slots(c.tree))]
+        if left:
+            raise self.error(
+                f"the state given holds {[left]} beyond what {tx!r} remembers; write the transformation that "
+                "the run was made with, or carry over a part of it"
             )
+        for name, slot in self.hyperparams:
+            self.same_hyperparam(tx, name, slot)
+        return new
 
-    walk(state)
-    return _carry("from_optax", tx, params, records, count, counts)
+    def sentence(
+        self, tx: GradientTransformation, state: Any, level: Level, count: Any, outer: int | None
+    ) -> Any:
+        done = self.count(tx, state, level, count, outer)
+        now = self.begin(tx, state, done)
+        for key, block in tx.blocks:
+            if key not in now:
+                continue
+            memory, spec = now[key], block.meaning
+            if isinstance(spec, Treewise):
+                now[key] = self.wrapper(key, block, memory, level, done)
+            elif is_memory(memory):
+                now[key] = self.leafwise(key, tx, block, memory, state[key], level)
+            elif jax.tree.leaves(memory):
+                raise self.error(f"{key} is of another library, and cannot be carried over")
+        return as_given(state, now)
 
-
-def _says_something(x: Any) -> bool:
-    """Whether it holds floating numbers that are not all zero."""
-    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact) and bool(np.any(x))
-
-
-def from_torch(
-    tx: GradientTransformation,
-    state: Mapping,
-    keys: Tree,
-    params: Tree,
-    count: int | None = None,
-    convert: Callable[[np.ndarray], Any] = lambda x: x,
-) -> dict[str, Any]:
-    """The state of `tx` that goes on where this torch optimizer is.
-
-    Args:
-      tx: the same optimizer in adamfx, in torch's form where the defaults differ.
-      state: `optimizer.state`, or `optimizer.state_dict()["state"]`.
-      keys: a tree like params of the keys of that state: torch's parameters, or their numbers.
-      params: the parameters.
-      count: steps done, where torch did not record them (SGD).
-      convert: applied to each moment, as it was to the weights (a transposed kernel: `lambda x: x.T`).
-
-    torch itself is not imported. Raises ValueError where what is found there is not what `tx`
-    remembers, and for wrappers and averages.
-    """
-    if not isinstance(state, Mapping):
-        raise TypeError(
-            f"from_torch: state must be optimizer.state, got {type(state).__name__}; pass that of it"
-        )
-    structure, paths = trees.flatten(params)[1], trees.paths(params)
-    entries = []
-    for path, key in zip(paths, structure.flatten_up_to(keys), strict=True):
-        if key is not None and key not in state:  # a look into a defaultdict would write into it
-            raise ValueError(
-                f"from_torch: the state holds nothing for the parameter at {path}; before the first step "
-                "there is nothing to carry over, and of a state_dict() pass the part 'state'"
-            )
-        entries.append(None if key is None else state[key])
-        for name, x in () if key is None else state[key].items():
-            known = name in TORCH or name == "step"
-            if not known and x is not None and np.any(_array(x) if hasattr(x, "detach") else x):
-                raise ValueError(
-                    f"from_torch: the state of the parameter at {path} holds {name!r}, which would be lost; "
-                    f"known are {', '.join(TORCH)}"
-                )
-    first = next((e for e in entries if e is not None), {})
-    counts = [int(e["step"]) for e in entries if e is not None and "step" in e]
-    if len(set(counts)) > 1:
-        raise ValueError(
-            f"from_torch: the parameters were moved {sorted(set(counts))} times; adamfx counts steps once "
-            "for all, so their bias corrections would change; begin anew, or split them by partition"
-        )
-    # A moment of moments (RMSprop's momentum) is a record of its own: torch's order is square_avg first.
-    names = [n for n in TORCH if n in first and first[n] is not None]
-    both = {"square_avg", "momentum_buffer"} <= set(names)
-    order = [[n for n in names if n != "momentum_buffer"], ["momentum_buffer"]] if both else [names]
-
-    def tree(name: str) -> Tree:
-        missing = [
-            p for p, e in zip(paths, entries, strict=True) if e is not None and name not in e
-        ]
+    def leafwise(self, key: str, tx: Any, block: Any, memory: Any, fresh: Any, level: Level) -> Any:
+        """A block's memory: what it remembers of each parameter must be found, and, where it is computed
+        from the gradients, what it remembers once."""
+        known = _by_steps(block.meaning) | {"key"}
+        fields = [n for n in memory._fields if jax.tree.leaves(getattr(memory, n))]
+        found = {n: level.take(n) for n in fields}
+        missing = [n for n in fields if found[n] is None and n not in known]
         if missing:
-            raise ValueError(
-                f"from_torch: the parameter at {missing[0]} has no {name!r}, others have"
+            if block.name in BEGIN_ANEW:
+                return self.anew(key, block, fresh)
+            raise self.error(
+                f"{key} of {tx!r} remembers {[n for n in fields if n not in known]}, the state given holds "
+                f"{self.held or 'no moments'}"
             )
-        return structure.unflatten(
-            [None if e is None else convert(_array(e[name])) for e in entries]
-        )
+        return self.columns_of(key, memory, found)
 
-    records = [{TORCH[n]: tree(n) for n in group} for group in order if group]
-    return _carry("from_torch", tx, params, records, count, counts)
+    def columns_of(self, key: str, memory: Any, found: Mapping[str, Column | None]) -> Any:
+        # What has a form of its own may read the rest of the memory.
+        pairs = [(n, column) for n, column in found.items() if column is not None]
+        for name, column in sorted(pairs, key=lambda pair: pair[1].form is not None):
+            ours = getattr(memory, name)
+            paths = trees.paths(ours)
+            if trees.paths(column.tree) != paths:  # of Flax nnx, the nodes differ
+                difference = trees.same_structure(column.tree, ours)
+                raise self.error(f"{column.theirs} is another tree than params: {difference}")
+            leaves, structure = trees.flatten(ours)
+            rows = zip(paths, leaves, trees.flatten(column.tree)[0], strict=True)
+            new = [self.one(path, x, slot, column, memory) for path, x, slot in rows]
+            memory = _replace(memory, {name: structure.unflatten(new)})
+        return memory
 
+    def one(self, path: str, x: Any, slot: Slot | None, column: Column, memory: Any) -> Any:
+        if slot is not None:
+            slot.taken = True
+        if x is None:
+            self.passed_over(path, slot, column)
+            return None
+        if slot is None:
+            raise self.error(f"the parameter at {path} has no {column.theirs!r}, others have")
+        return self.move(path, x, slot, column.form, memory)
 
-def _array(tensor: Any) -> np.ndarray:
-    tensor = tensor.detach().cpu()
-    return np.asarray(tensor.float() if tensor.dtype.itemsize < 4 else tensor)
+    def wrapper(self, key: str, block: Any, memory: Any, level: Level, done: int) -> Any:
+        spec = block.meaning
+        if spec.bare:
+            return self.bare(block, memory, level, done)
+        found = level.unwrap(block.name)
+        own = [n for n in memory._fields if n != "inner" and n not in spec.inside]
+        if found is None:
+            self.anew(key, block, memory, own)
+        else:
+            columns = {n: _named(found.own, n) or level.take(n) for n in own}
+            missing = [n for n in own if columns[n] is None and _is_large(getattr(memory, n))]
+            if missing:
+                self.not_there(key, block, memory, missing)
+            memory = self.columns_of(key, memory, columns)
+        inner = {}
+        for label, tx in spec.inside.items():
+            state = _inside(memory, label)
+            below = self.below(key, block, memory, level, found, label)
+            steps = self.steps_inside(memory, done)
+            # On the same level the steps are known; below it they may be counted anew.
+            inner[label] = self.sentence(tx, state, below, steps if below is level else None, steps)
+        return _with_inside(memory, inner)
 
-
-def _carry(
-    caller: str,
-    tx: GradientTransformation,
-    params: Tree,
-    records: list[dict[str, Tree]],
-    count: int | None,
-    counts: list[int],
-) -> dict[str, Any]:
-    if count is None and not counts:
-        raise ValueError(
-            f"{caller}: the state does not tell how many steps were done; pass count=..."
-        )
-    if count is None and len(set(counts)) > 1:
-        raise ValueError(
-            f"{caller}: the state tells of {sorted(set(counts))} steps; pass count=..."
-        )
-    done = counts[0] if count is None else count
-    state = tx.init(params)
-    for key, value in tx.blocks:
-        if isinstance(value.meaning, Treewise) or hasattr(state.get(key), "average"):
-            raise ValueError(
-                f"{caller}: {key} cannot be carried over, only blocks with moments can. For a wrapper carry "
-                "over the transformation inside, and put its state into that of the whole"
+    def below(
+        self, key: str, block: Any, memory: Any, level: Level, found: Wrapped | None, label: str
+    ) -> Level:
+        """The level of what is inside."""
+        if found is None:
+            if block.name != "partition":
+                return level
+            return level.among([x == label for x in memory.labels.of])
+        if list(found.inside) == [""]:
+            return found.inside[""]
+        inside = found.inside
+        if set(inside) - set(block.meaning.inside):
+            inside = {OF_MUON.get(name, name): x for name, x in inside.items()}
+        if set(inside) - set(block.meaning.inside):
+            raise self.error(
+                f"{key} has the groups {', '.join(block.meaning.inside)}, the state given "
+                f"{', '.join(found.inside)}; give them the same labels"
             )
-    fresh, state = state, _replay(tx, state, done)
-    held, left = [sorted(r) for r in records], list(records)
-    for key, memory in state.items():
-        fields = [n for n in getattr(memory, "_fields", ()) if n in ("mu", "nu", "nu_max")]
-        new = {}
-        for name in fields:
-            source = next((r for r in left if name in r), None)
-            if source is None:
-                raise ValueError(
-                    f"{caller}: {key} of {tx!r} remembers {fields}, the state given holds "
-                    f"{held or 'no moments'}"
-                )
-            moments = source.pop(name)
-            difference = trees.same_structure(moments, getattr(memory, name))
-            if difference:
-                raise ValueError(f"{caller}: {name} is another tree than params: {difference}")
-            place = functools.partial(_placed, caller)
-            new[name] = jax.tree_util.tree_map_with_path(place, getattr(memory, name), moments)
-        left = [r for r in left if r]
-        state[key] = _replace(memory, new) if new else memory
-    if left:
-        raise ValueError(
-            f"{caller}: the state given holds {[sorted(r) for r in left]} beyond what {tx!r} remembers"
-        )
-    return as_given(fresh, state)
+        return inside.get(label, Level())
+
+    def bare(self, block: Any, memory: Any, level: Level, done: int) -> Any:
+        """`named` and `live`: their state is that of what is inside."""
+        (inner,) = block.meaning.inside.values()
+        new = {**self.sentence(inner, memory, level, done, None)}
+        if LIVE in memory:
+            new[LIVE] = self.live(inner, memory[LIVE], level)
+        return as_given(memory, new)
+
+    def live(self, tx: Any, values: dict[str, Any], level: Level) -> dict[str, Any]:
+        new, ends = dict(values), [name.split(".")[-1] for name in values]
+        for name, end in zip(values, ends, strict=True):
+            slot = level.hyperparams.get(end)
+            if slot is None or ends.count(end) > 1:
+                given = tx.hyperparams.get(name)
+                self.not_live(name, values[name], given)
+                continue
+            slot.taken = True
+            new[name] = self.move(name, values[name], slot, None, None)
+        return new
+
+    def same_hyperparam(self, tx: GradientTransformation, name: str, slot: Slot) -> None:
+        """That a hyperparameter which is no part of our state is that of `tx`."""
+        if slot.taken or name not in SAME_MEANING:
+            return
+        ours = [x for n, x in _hyperparams(tx) if n.split(".")[-1] == name]
+        if len(ours) != 1 or not isinstance(ours[0], (int, float, jax.Array, np.ndarray)):
+            return  # none, several, a schedule
+        here, there = float(ours[0]), float(slot.value)
+        if not np.isclose(here, there, 1e-6, 0):
+            raise self.error(
+                f"hyperparams holds {name}={there:g}, the transformation has {here:g}; write that number, or "
+                "keep it in the state: live(transformation)"
+            )
+
+    def steps_inside(self, memory: Any, done: int) -> int:
+        """Steps of what is inside, where nobody has counted them."""
+        fields = getattr(memory, "_fields", ())
+        return done - int(memory.total_notfinite) if "total_notfinite" in fields else done
+
+    # What differs by direction.
+
+    def count(self, tx: Any, state: Any, level: Level, given: Any, outer: int | None) -> int:
+        raise NotImplementedError
+
+    def begin(self, tx: GradientTransformation, state: Any, done: int) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def move(self, path: str, x: Any, slot: Slot, form: Form | None, memory: Any) -> Any:
+        raise NotImplementedError
+
+    def passed_over(self, path: str, slot: Slot | None, column: Column) -> None: ...
+
+    def not_live(self, name: str, value: Any, given: Any) -> None: ...
+
+    def not_there(self, key: str, block: Any, memory: Any, names: list[str]) -> None:
+        raise NotImplementedError
+
+    def anew(self, key: str, block: Any, memory: Any, own: Any = None) -> Any:
+        raise NotImplementedError
 
 
-def _placed(caller: str, path: Any, like: jax.Array, x: Any) -> jax.Array:
-    if np.shape(x) != like.shape:
-        advice = "; see convert=..." if caller == "from_torch" else ""
+class In(Carrier):
+    """The other state is read into a new one of ours."""
+
+    def count(self, tx, state, level, given, outer):
+        done = self.found(tx, level) if given is None else given
+        done = outer if done is None else done
+        if done is None:
+            raise self.error("the state does not tell how many steps were done; pass count=...")
+        return done
+
+    def found(self, tx: GradientTransformation, level: Level) -> int | None:
+        """The steps that a level tells of; None where it tells of none."""
+        told = {
+            derived.into(_one_run(self.caller, slot.value))
+            for tree, derived in level.counts
+            if derived.into
+            for slot in slots(tree)
+        }
+        if len(told) > 1 and _only_groups(tx):  # each of which has a counter of its own
+            return max(told)
+        if len(told) > 1:
+            raise self.error(self.hint.format(told=sorted(told)))
+        if told:
+            return told.pop()
+        for wrapped in level.wrapped:
+            inner = [self.found(tx, x) for x in wrapped.inside.values()]
+            inner = [n for n in inner if n is not None]
+            own = {n: slots(c.tree)[0].value for c in wrapped.own for n in c.names}
+            outer, block = OUTER.get(wrapped.name), _block(tx, wrapped.name)
+            if inner:
+                return max(inner) if outer is None else outer(max(inner), own, block)
+        return None
+
+    def begin(self, tx, state, done):
+        return _replay(tx, state, done)
+
+    def move(self, path, x, slot, form, memory):
+        value = np.asarray(slot.value) if form is None else form.into(slot.value, memory)
+        if not self.fits(np.shape(value), x.shape):
+            raise self.error(
+                f"{slot.where} at {path} has shape {np.shape(value)}, here it is {x.shape}"
+                + ("; see convert=..." if self.caller == "from_torch" else "")
+            )
+        # A copy: torch goes on in the memory that a NumPy array of it looks at.
+        new = jnp.array(np.asarray(value).reshape(x.shape), x.dtype)
+        return jax.device_put(new, x.sharding) if x.committed else new
+
+    def passed_over(self, path, slot, column):
+        if slot is not None and slot.says_something():
+            raise self.error(f"nothing is remembered here of {column.theirs} at {path}")
+
+    def not_there(self, key, block, memory, names):
+        advice = "; pass optax's LookaheadParams as params" if key == "lookahead" else ""
+        raise self.error(f"{key} remembers {names}, the state given does not hold them{advice}")
+
+    def anew(self, key, block, memory, own=None):
+        return memory
+
+
+class Out(Carrier):
+    """Our state is written into the slots of the other."""
+
+    def count(self, tx, state, level, given, outer):
+        done = int(_one_run(self.caller, state["count"]))
+        for tree, derived in level.counts:
+            for slot in slots(tree):
+                slot.new = np.asarray(derived.back(done, slot.options))
+        return done
+
+    def begin(self, tx, state, done):
+        extra = set(state) - {"count", LIVE} - {key for key, _ in tx.blocks}
+        if extra:
+            raise self.error(
+                f"the state holds {', '.join(sorted(extra))}, which {tx!r} does not know; a plain dict of "
+                "the other entries may be passed"
+            )
+        return {**state}
+
+    def move(self, path, x, slot, form, memory):
+        new = x if form is None else form.back(x, memory)
+        there = None if slot.value is None else np.shape(slot.value)
+        wrong = there is not None and not self.fits(there, np.shape(new))
+        if form is None and wrong:
+            raise self.error(
+                f"{slot.where} at {path} has shape {there}, here it is {np.shape(new)}"
+            )
+        slot.new = new
+        return x
+
+    def not_live(self, name, value, given):
+        if given is not None and not np.allclose(value, np.asarray(given), 1e-6, 0):
+            raise self.error(
+                f"{name} is {float(value):g} in the state, {float(given):g} in the transformation, and the "
+                "other side holds no such hyperparameter; write the number into both transformations"
+            )
+
+    def not_there(self, key, block, memory, names):
+        self.anew(key, block, memory, names)
+
+    def anew(self, key, block, memory, own=None):
+        fields = memory._fields if own is None else own
+        lost = [n for n in fields if n != "key" and _is_large(getattr(memory, n))]
+        if lost and not NOTHING_LOST.get(block.name, lambda memory: False)(memory):
+            raise self.error(
+                f"{key} remembers {lost}, which the other side has no place for and would lose; read them "
+                "first, then pass the transformation without that block and a plain dict of the rest"
+            )
+        return memory
+
+
+OF_MUON = {"muon": "matrix", "adam": "default"}  # the groups of optax's
+
+
+# ---- helpers -------------------------------------------------------------------------------------
+
+
+def checked(caller: str, tx: Any) -> None:
+    if not isinstance(tx, GradientTransformation):
+        raise TypeError(f"{caller}: tx must be a transformation of adamfx, got {tx!r}")
+
+
+def _one_run(caller: str, x: Any) -> Any:
+    """A counter as an array. Raises ValueError for those of several runs in one state."""
+    if np.ndim(x):
         raise ValueError(
-            f"{caller}: the moment at {jax.tree_util.keystr(path)} has shape {np.shape(x)}, the parameter "
-            f"{like.shape}{advice}"
+            f"{caller}: the state holds {np.shape(x)} runs; carry over one at a time: "
+            "jax.tree.map(lambda x: x[i], state)"
         )
-    new = jnp.asarray(np.asarray(x), like.dtype)
-    return jax.device_put(new, like.sharding) if like.committed else new
+    return np.asarray(x)
+
+
+def _records(level: Level) -> list[list[Column]]:
+    """All columns of a level and of those inside, by record."""
+    inside = [r for w in level.wrapped for x in w.inside.values() for r in _records(x)]
+    return [r for r in [list(r) for r in level.records] if r] + inside
+
+
+def _hyperparam_slots(level: Level) -> list[tuple[str, Slot]]:
+    inside = [x for w in level.wrapped for x in w.inside.values()]
+    return [*level.hyperparams.items(), *(pair for x in inside for pair in _hyperparam_slots(x))]
+
+
+def _is_large(tree: Any) -> bool:
+    """Whether it holds more than single numbers, which a wrapper counts anew without harm."""
+    return any(np.ndim(x) for x in jax.tree.leaves(tree))
+
+
+def _named(columns: list[Column], name: str) -> Column | None:
+    return next((c for c in columns if name in c.names), None)
+
+
+def _inside(memory: Any, label: str) -> Any:
+    if label in memory._fields:
+        return getattr(memory, label)
+    return memory.inner[label]
+
+
+def _with_inside(memory: Any, inner: dict[str, Any]) -> Any:
+    own = {label: x for label, x in inner.items() if label in memory._fields}
+    rest = {label: x for label, x in inner.items() if label not in own}
+    return _replace(memory, own | ({"inner": {**memory.inner, **rest}} if rest else {}))
 
 
 def _replace(memory: Any, changes: dict[str, Any]) -> Any:
-    return remember(**{**memory._asdict(), **changes})
+    return remember(**{**memory._asdict(), **changes}) if changes else memory
+
+
+def _block(tx: GradientTransformation, name: str) -> Any:
+    """The first block of this name, those inside included."""
+    for _, block in tx.blocks:
+        if block.name == name:
+            return block
+        for inner in getattr(block.meaning, "inside", {}).values():
+            if (found := _block(inner, name)) is not None:
+                return found
+    return None
+
+
+def _only_groups(tx: GradientTransformation) -> bool:
+    """Whether all that remembers something of a parameter stands in the groups of a partition."""
+    specs = [block.meaning for _, block in tx.blocks]
+    if any(isinstance(spec, Leafwise) and spec.init for spec in specs):
+        return False
+    inner = [x for spec in specs for x in getattr(spec, "inside", {}).values()]
+    return "partition" in [b.name for _, b in tx.blocks] or any(map(_only_groups, inner))
+
+
+def _hyperparams(tx: GradientTransformation) -> list[tuple[str, Any]]:
+    found = []
+    for _, block in tx.blocks:
+        inside = getattr(block.meaning, "inside", {})
+        for inner in inside.values():
+            found += _hyperparams(inner)
+        found += [] if inside else list(block.hyperparams.items())
+    return found
+
+
+def _micro_steps(block: Any, emitted: int) -> int:
+    every = block.arguments["every"]
+    sizes = jax.vmap(lambda i: jnp.round(value_at(every, i)))(jnp.arange(emitted))
+    return int(np.asarray(sizes).astype(int).sum())
+
+
+def wrappers_of(tx: GradientTransformation) -> set[str]:
+    """The names of all wrappers in a transformation."""
+    found = set()
+    for _, block in tx.blocks:
+        inside = getattr(block.meaning, "inside", {})
+        found |= {block.name} if inside else set()
+        for inner in inside.values():
+            found |= wrappers_of(inner)
+    return found
+
+
+def _by_steps(spec: Leafwise) -> set[str]:
+    """The names of what a block remembers once that follows from the number of steps."""
+    names = set(spec.init_shared()) if spec.init_shared else set()
+    if spec.whole_tree or not set(spec.needs) <= {"params"}:
+        return set()
+    return names if spec.sums is None else {n for n in names if n.endswith("log_product")}
+
+
+class _NoSums:
+    """The sums over leaves that are not there; masses do not read them."""
+
+    def __getattr__(self, name: str) -> Any:
+        return jnp.zeros(())
 
 
 def _replay(tx: GradientTransformation, state: Mapping[str, Any], count: int) -> dict[str, Any]:
     """The state with what is computed once per step as it is after `count` steps."""
-    blocks = [(key, value.meaning) for key, value in tx.blocks]
-    scalar = {
-        key: spec
-        for key, spec in blocks
-        if getattr(spec, "init_shared", None) and not spec.whole_tree
-    }
+    blocks = [(k, v.meaning) for k, v in tx.blocks if isinstance(v.meaning, Leafwise)]
+    names = {key: _by_steps(spec) for key, spec in blocks}
+    blocks = [(key, spec) for key, spec in blocks if names[key] or spec.moments == "opens"]
+    shared = {k: s.shared for k, s in blocks if s.shared is not None and not s.whole_tree}
+    blocks = [(key, spec) for key, spec in blocks if key in shared]
+    held = {key: {n: getattr(state[key], n) for n in names[key]} for key, _ in blocks if names[key]}
 
-    def step(t, held):
+    def step(t, held, rest):
         rates: tuple = (None, None)
         for key, spec in blocks:
-            if getattr(spec, "shared", None) is None or spec.whole_tree:
-                continue
-            own = remember(**held.get(key, {}))
-            result = spec.shared(Step(t.astype(jnp.int32), own, rates))
-            if key in scalar:
+            own = _replace(rest[key], held[key]) if key in held else remember()
+            result = shared[key](Step(t.astype(jnp.int32), own, rates, sums=_NoSums()))
+            if key in held:
                 result, new = result
                 held = held | {key: {n: jnp.asarray(new[n], x.dtype) for n, x in held[key].items()}}
             rates = result if spec.moments == "opens" else rates
         return held
 
-    def run(held):
-        return jax.lax.fori_loop(0, count, step, held)
+    def run(held, rest):
+        return jax.lax.fori_loop(0, count, lambda t, held: step(t, held, rest), held)
 
-    held = {}
-    for key, spec in scalar.items():
-        names = spec.init_shared()
-        held[key] = {n: getattr(state[key], n) for n in names}
-    done = jax.jit(run)(held)
-    new = {key: _replace(state[key], values) for key, values in done.items() if values}
+    rest = {key: state[key] for key in held}
+    done = jax.jit(run)(held, rest)
+    new = {key: _replace(state[key], values) for key, values in done.items()}
     return {**state, **new, "count": jnp.asarray(count, jnp.int32) + 0 * state["count"]}

@@ -1,0 +1,309 @@
+"""Between a state of torch and one of ours.
+
+    state = fx.interop.from_torch(fx.adamw(1e-3), optimizer.state_dict(), keys, params)
+    optimizer.load_state_dict(fx.interop.to_torch(tx, state, keys, optimizer.state_dict()))
+
+torch itself is imported only where its tensors are made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from adamfx.engine import trees
+from adamfx.interop.carry import COUNT, Column, Derived, Entry, Form, In, Level, Out, Slot, checked
+from adamfx.transformation import GradientTransformation
+
+Tree = Any
+
+
+class Part(NamedTuple):
+    """A key of a parameter that stands in a flat one, as FSDP makes them: its numbers are
+    flat[start : start + size], of this shape in torch."""
+
+    key: Any
+    start: int
+    shape: tuple[int, ...]
+
+
+# ---- the table -----------------------------------------------------------------------------------
+
+
+def _nadam_product(n: int, options: Mapping) -> float:
+    b1, decay = options["betas"][0], options["momentum_decay"]
+    return math.prod(b1 * (1 - 0.5 * 0.96 ** (t * decay)) for t in range(1, n + 1))
+
+
+def _asgd_rate(n: int, options: Mapping) -> float:
+    lr = float(options["lr"])
+    return lr / (1 + options["lambd"] * lr * n) ** options["alpha"]
+
+
+def _asgd_share(n: int, options: Mapping) -> float:
+    return 1 / max(1, n - options["t0"])
+
+
+SIGN = Form(
+    lambda x, memory: np.sign(x), lambda x, memory: x
+)  # of the last gradient: all that is read
+# In the order of torch's arithmetic: a moment of moments (RMSprop's momentum) is a record of its own.
+TORCH: tuple[dict[str, Any], ...] = (
+    {
+        "step": COUNT,
+        "mu_product": Derived(_nadam_product),
+        "eta": Derived(_asgd_rate),
+        "mu": Derived(_asgd_share),
+        "exp_avg": "mu",
+        "grad_avg": "mu",
+        "exp_avg_sq": "nu",
+        "exp_inf": "nu",
+        "square_avg": "nu",
+        "sum": "nu",
+        "variance": "nu",
+        "row_var": "nu_rows",
+        "col_var": "nu_columns",
+        "max_exp_avg_sq": "nu_max",
+        "step_size": "step_size",
+        "prev": Entry("sign", SIGN),
+    },
+    {"momentum_buffer": "mu", "acc_delta": "nu", "ax": "average"},
+)
+KNOWN = {name: entry for record in TORCH for name, entry in record.items()}
+# What torch keeps of a parameter before there is anything to read it from, by options of the group that tell
+# the optimizers before it apart; "?option": where that is set.
+KEPT = {
+    "dampening": "momentum_buffer?momentum",
+    "ns_steps": "momentum_buffer",
+    "centered": "step square_avg grad_avg?centered momentum_buffer?momentum",
+    "amsgrad": "step exp_avg exp_avg_sq max_exp_avg_sq?amsgrad",
+    "momentum_decay": "step mu_product exp_avg exp_avg_sq",
+    "lr_decay": "step sum",
+    "rho": "step square_avg acc_delta",
+    "etas": "step prev step_size",
+    "lambd": "step eta mu ax",
+    "beta2_decay": "step row_var col_var variance",
+    "decoupled_weight_decay capturable": "step exp_avg exp_avg_sq",  # RAdam
+    "betas capturable": "step exp_avg exp_inf",  # Adamax
+}
+
+
+# ---- public --------------------------------------------------------------------------------------
+
+
+def from_torch(
+    tx: GradientTransformation,
+    state: Mapping,
+    keys: Tree,
+    params: Tree,
+    count: int | None = None,
+    convert: Callable[[np.ndarray], Any] = lambda x: x,
+) -> Mapping[str, Any]:
+    """The state of `tx` that goes on where this torch optimizer is.
+
+    Args:
+      tx: the same optimizer in adamfx, in torch's form where the defaults differ. Parameter groups with
+        different options are `partition`, whose groups may have done different numbers of steps.
+      state: `optimizer.state_dict()`, its part "state", or `optimizer.state`.
+      keys: a tree like params of the keys of that state: torch's parameters, their numbers in the order of
+        the groups, or their names. A `Part` for a parameter inside a flat one (FSDP); None for one that
+        torch does not train.
+      params: the parameters.
+      count: steps done, where torch did not record them (SGD, Muon).
+      convert: applied to each moment, as it was to the weights (a transposed kernel: `lambda x: x.T`).
+
+    What torch has not starts as `tx.init(params)` makes it; see `from_optax`. torch itself is not imported.
+    Raises ValueError where `tx` remembers something else than what is found there, or the other way round.
+    """
+    checked("from_torch", tx)
+    if not isinstance(state, Mapping):
+        raise TypeError(
+            f"from_torch: state must be optimizer.state or optimizer.state_dict(), got {type(state).__name__}"
+        )
+    entries = state["state"] if _is_whole(state) else state
+    structure, paths = trees.flatten(params)[1], trees.paths(params)
+    rows: list[dict[str, Slot] | None] = []
+    shapes = [np.shape(p) for p in trees.flatten(params)[0]]
+    for path, key, shape in zip(paths, structure.flatten_up_to(keys), shapes, strict=True):
+        of = key.key if isinstance(key, Part) else key
+        if of is not None and of not in entries:  # a look into a defaultdict would write into it
+            raise ValueError(
+                f"from_torch: the state holds nothing for the parameter at {path}; before the first step "
+                "there is nothing to carry over: tx.init(params)"
+            )
+        row = {}
+        for name, x in () if of is None else entries[of].items():
+            if x is None:
+                continue
+            if name not in KNOWN and np.any(_array(x)):
+                raise ValueError(
+                    f"from_torch: the state of the parameter at {path} holds {name!r}, which would be lost; "
+                    f"known are {', '.join(KNOWN)}"
+                )
+            value = _array(x)
+            if not isinstance(KNOWN.get(name), Derived):
+                value = convert(_of_part(key, value))
+            row[name] = Slot(value, name)
+        if {"row_var", "col_var"} <= row.keys() and row["row_var"].value.shape[
+            _longest(shape)
+        ] != 1:
+            row["row_var"], row["col_var"] = row["col_var"], row["row_var"]
+        rows.append(None if of is None else row)
+    hint = (
+        "the parameters were moved {told} times; adamfx counts steps once for all, so their bias "
+        "corrections would change; begin anew, or split them by partition"
+    )
+    level = _level(structure, rows)
+    return In("from_torch", level, hint).whole(tx, tx.init(params), count)
+
+
+def to_torch(
+    tx: GradientTransformation,
+    state: Mapping[str, Any],
+    keys: Tree,
+    like: Mapping,
+    convert: Callable[[np.ndarray], Any] = lambda x: x,
+) -> dict[str, Any]:
+    """What `optimizer.load_state_dict` takes to go on where this state of `tx` is.
+
+    Args:
+      tx: the transformation of the state.
+      state: its state.
+      keys: a tree like the parameters of the keys in `like`: numbers in the order of the groups, or names;
+        see `from_torch`. A `Part` needs a flat entry in `like` to be written into.
+      like: `optimizer.state_dict()` of the same optimizer in torch, before or after steps of its own. Its
+        options stay.
+      convert: from our form of a moment to torch's.
+
+    Needs torch. Raises ValueError where that optimizer has no place for something that `tx` remembers, or
+    the other way round.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise ImportError("to_torch: needs torch; run: pip install torch") from None
+    checked("to_torch", tx)
+    if not isinstance(like, Mapping) or not _is_whole(like):
+        raise TypeError("to_torch: like must be optimizer.state_dict(), with its param_groups")
+    found, structure = jax.tree.flatten(keys, is_leaf=_is_key)
+    options = {key: group for group in like["param_groups"] for key in group["params"]}
+    rows = [None if key is None else _slots(key, like["state"], options) for key in found]
+    Out("to_torch", _level(structure, rows)).whole(tx, state)
+    new = {key: dict(entry) for key, entry in like["state"].items()}
+    for key, row in zip(found, rows, strict=True):
+        of = key.key if isinstance(key, Part) else key
+        entry = new.setdefault(of, {}) if row else {}
+        for name, x in _written(row or {}, convert).items():
+            entry[name] = _tensor(torch, key, x, entry.get(name), name)
+    return {**like, "state": {key: entry for key, entry in new.items() if entry}}
+
+
+# ---- reading and writing -------------------------------------------------------------------------
+
+
+def _is_whole(state: Mapping) -> bool:
+    return "param_groups" in state and "state" in state
+
+
+def _is_key(x: Any) -> bool:
+    return x is None or isinstance(x, Part)
+
+
+def _level(structure: Any, rows: list[dict[str, Slot] | None]) -> Level:
+    """The rows of all parameters, by name; None where torch does not train one."""
+    level = Level()
+    for record in TORCH:
+        columns = []
+        for name, entry in record.items():
+            if not any(row and name in row for row in rows):
+                continue
+            tree = structure.unflatten([None if row is None else row.get(name) for row in rows])
+            if isinstance(entry, Derived):
+                level.counts.append((tree, entry))
+            else:
+                entry = entry if isinstance(entry, Entry) else Entry(entry)
+                columns.append(Column((str(entry.name),), name, tree, entry.form))
+        level.records += [columns] if columns else []
+    return level
+
+
+def _slots(key: Any, entries: Mapping, options: Mapping) -> dict[str, Slot]:
+    """The places of one parameter in a state to be filled."""
+    of = key.key if isinstance(key, Part) else key
+    if of not in options:
+        raise ValueError(
+            f"to_torch: no group of `like` has a parameter {of!r}; a state_dict() goes by numbers in the "
+            "order of the groups"
+        )
+    group = options[of]
+    names = [name for name, x in entries.get(of, {}).items() if x is not None]
+    if not names:
+        kept = next((n for has, n in KEPT.items() if all(o in group for o in has.split())), None)
+        if kept is None:
+            raise ValueError(
+                f"to_torch: an optimizer with the options {', '.join(group)} is not known; take its "
+                "state_dict() after a step"
+            )
+        wanted = [name.partition("?") for name in kept.split()]
+        names = [name for name, _, option in wanted if not option or group[option]]
+    unknown = [name for name in names if name not in KNOWN]
+    if unknown:
+        raise ValueError(
+            f"to_torch: {unknown} of `like` is nothing that adamfx could fill; known are {', '.join(KNOWN)}"
+        )
+    return {name: Slot(None, name, group) for name in names}
+
+
+def _array(x: Any) -> np.ndarray:
+    if not hasattr(x, "detach"):
+        return np.asarray(x)
+    x = x.detach().cpu()
+    floats = x.is_floating_point() if hasattr(x, "is_floating_point") else True
+    return np.asarray(x.float() if floats and x.dtype.itemsize < 4 else x)
+
+
+def _of_part(key: Any, x: np.ndarray) -> np.ndarray:
+    if not isinstance(key, Part):
+        return x
+    return x.reshape(-1)[key.start : key.start + math.prod(key.shape)].reshape(key.shape)
+
+
+def _longest(shape: tuple[int, ...]) -> int:
+    """The axis that `factored` has averaged over in nu_rows."""
+    return int(np.argsort(shape, kind="stable")[-1])
+
+
+def _written(row: Mapping[str, Slot], convert: Callable) -> dict[str, np.ndarray]:
+    """What has been written into the slots, in torch's form. Its rows are averages over the last axis,
+    ours over the longest."""
+    new = {}
+    for name, slot in row.items():
+        if slot.new is not None:
+            x = np.asarray(slot.new)
+            x = x if isinstance(KNOWN[name], Derived) else np.asarray(convert(x))
+            new[name] = x if x.dtype.itemsize >= 4 else x.astype(np.float32)
+    if {"row_var", "col_var"} <= new.keys():
+        two = new["row_var"], new["col_var"]
+        new["row_var"], new["col_var"] = sorted(two, key=lambda x: (x.shape[-1] != 1, -x.size))
+    return new
+
+
+def _tensor(torch: Any, key: Any, x: np.ndarray, old: Any, name: str) -> Any:
+    if isinstance(
+        KNOWN[name], Derived
+    ):  # torch keeps them as float32, on the CPU until they are loaded
+        return torch.tensor(float(x), dtype=getattr(old, "dtype", torch.float32))
+    if not isinstance(key, Part):
+        return torch.tensor(x)
+    if old is None:
+        raise ValueError(
+            f"to_torch: {key} is to be written into a flat {name!r}, and `like` has none; take its "
+            "state_dict() after a step"
+        )
+    flat = old.detach().clone()
+    flat.view(-1)[key.start : key.start + x.size] = torch.tensor(x).reshape(-1).to(flat)
+    return flat
