@@ -509,7 +509,7 @@ def test_parameters_that_stand_in_a_flat_one(torch):
     [
         ("Adam(amsgrad=True)", fx.adam(LR), "holds .*'max_exp_avg_sq'.* beyond"),
         ("Adam()", scaled(ADAM, fx.running_max(), AFTER), "remembers .*nu_max"),
-        ("SGD()", fx.sgd(LR, 0.9), r"remembers \['mu'\]"),
+        ("SGD()", fx.sgd(LR, 0.9), r"remembers mu \(trace of value\); .* holds no moments; write"),
         ("Adam()", fx.average_params(fx.adam(LR)), "average.* would lose"),
         ("Adam()", fx.adan(LR), "remembers .*delta"),
     ],
@@ -542,6 +542,144 @@ def test_what_to_torch_wants(torch):
         fx.interop.to_torch(tx, s, {"w": 0, "b": 1}, like["state"])
     with pytest.raises(ValueError, match="no group of `like` has a parameter 7"):
         fx.interop.to_torch(tx, s, {"w": 0, "b": 7}, like)
+
+
+# ---- what is called alike, and is not the same ---------------------------------------------------
+
+
+def once(rate, name="mu"):
+    """A lone moment of what comes in."""
+    return fx.scale_by_moments(*((rate, None) if name == "mu" else (None, rate)))
+
+
+BEFORE = "chain(ema(0.9), adam(LR))"
+OTHERS = [  # optax's call, and ours
+    (
+        "adagrad(LR)",
+        fx.rmsprop(LR),
+        r"nu \(ema of square\).*sum_of_squares: nu \(total of square\)",
+    ),
+    ("rmsprop(LR)", fx.adagrad(LR), r"nu \(total of square\).*nu: nu \(ema of square\); write"),
+    ("adabelief(LR)", fx.adam(LR), "nu: nu .ema of deviation. or nu .ema of innovation"),
+    ("adam(LR)", fx.adabelief(LR), "ema of deviation.*nu: nu .ema of square"),
+    ("adam(LR)", fx.laprop(LR), "remembers mu .ema of direction"),
+    ("amsgrad(LR)", scaled(ADAM, fx.running_max(), AFTER), "running_max, corrected"),
+    ("sgd(LR, 0.9)", fx.lion(LR), "mu .ema of value.*trace: mu .trace of value"),
+    ("lion(LR)", fx.sgd(LR, 0.9), "mu .trace of value.*mu: mu .ema of value"),
+    ("chain(ema(0.9), scale(-LR))", fx.sgd(LR, 0.9), "mu .trace of value"),
+    ("simplified_ademamix(LR)", fx.adam(LR), "m: mu .trace of value"),
+    (
+        "chain(trace(0.9), scale_by_rms())",
+        scaled(RMS, BUFFER),
+        "trace of direction.*trace: .*then nu",
+    ),
+    (BEFORE, fx.chain(fx.adam(LR), once(0.9)), "remembers mu .ema of .*ema: .*then mu: "),
+    (BEFORE, fx.average_params(fx.adam(LR), fx.ema(0.9)), "holds .*'ema'.* beyond"),
+    ("noisy_sgd(LR, key=1)", fx.sgd(LR, 0.9), "remembers mu"),
+    ("sgd(LR)", fx.noisy_sgd(LR), "remembers key .add_noise.*no moments"),
+    ("adafactor(LR, min_dim_size_to_factor=2)", fx.came(LR), "mean of square"),
+]
+
+
+@pytest.mark.parametrize(("call", "tx", "words"), OTHERS)
+def test_another_recursion_is_not_taken_for_ours(call, tx, words):
+    with jax.numpy_dtype_promotion("standard"):
+        state = by_call(optax, call).init(tree())
+    with pytest.raises(ValueError, match=words):
+        fx.interop.from_optax(tx, state, tree(), count=0)
+    with pytest.raises(ValueError, match="to_optax: .*(remembers|lose|holds)"):
+        fx.interop.to_optax(tx, tx.init(tree()), state)
+
+
+OTHERS_TORCH = [
+    ("RMSprop()", fx.adagrad(LR), r"square_avg: nu \(ema of square\)"),
+    ("Adagrad()", scaled(RMS), r"sum: nu \(total of square\)"),
+    ("Adamax()", fx.adam(LR), "exp_inf: nu .decayed_max of abs"),
+    ("RMSprop(momentum=0.9)", fx.adam(LR), "momentum_buffer: mu .trace of direction"),
+    ("Adam(amsgrad=True)", fx.amsgrad(LR), "max_exp_avg_sq: nu_max .running_max."),
+    ("SGD(momentum=0.9)", scaled(once(0.95)), "momentum_buffer: mu .trace of value"),
+    ("Muon()", fx.sgd(LR, 0.9), "momentum_buffer: mu .ema of value"),
+    ("ASGD()", fx.average_params(fx.sgd(LR), fx.ema(0.9)), "'ax'.* beyond"),
+]
+
+
+@pytest.mark.parametrize(("call", "tx", "words"), OTHERS_TORCH)
+def test_another_recursion_of_torch_is_not_taken_for_ours(torch, call, tx, words):
+    peer = Peer(torch, call, tree(shapes=MATRICES))
+    peer.run(gradients(1, 2, MATRICES))
+    state, keys = peer.optimizer.state_dict(), {"w": 0, "b": 1}
+    with pytest.raises(ValueError, match=words):
+        fx.interop.from_torch(tx, state, keys, peer.params(), 2, transposed)
+    fresh = tx.init(peer.params())
+    with pytest.raises(ValueError, match="to_torch: .*(remembers|lose|holds)"):
+        fx.interop.to_torch(tx, fresh, keys, state, transposed)
+
+
+def test_a_bare_state_of_torch_does_not_tell_whose_buffer_it_is(torch):
+    peer = Peer(torch, "SGD(momentum=0.9)", tree())
+    peer.run(gradients(1, 2))
+    state, keys = peer.optimizer.state_dict()["state"], {"w": 0, "b": 1}
+    for tx in (fx.sgd(LR, 0.9), scaled(once(0.95))):
+        fx.interop.from_torch(tx, state, keys, peer.params(), 2, transposed)
+    with pytest.raises(ValueError, match="trace of value.* or mu .ema of value"):
+        fx.interop.from_torch(fx.adam(LR), state, keys, peer.params(), 2, transposed)
+
+
+def plateau(**more):
+    return {"factor": 0.5, "patience": 3, "accumulation_size": 4, "cooldown": 2} | more
+
+
+def plateau_of(**counters):
+    state = optax.contrib.reduce_on_plateau(**plateau()).init(tree())
+    return state._replace(**{n: jnp.asarray(x) for n, x in counters.items()})
+
+
+WINDOWS = [
+    (lambda: MIDDLE["MultiSteps"][0].init(tree())._replace(mini_step=jnp.asarray(4)),
+     fx.accumulate(fx.adam(LR), 3), "mini_step is 4, .* every=3 never reaches; write the every"),
+    (lambda: MIDDLE["MultiSteps"][0].init(tree())._replace(mini_step=jnp.asarray(3)),
+     fx.accumulate(fx.adam(LR), lambda n: jnp.where(n < 1, 3.0, 5.0)), "mini_step is 3, .* every=3 "),
+    (lambda: plateau_of(count=4), fx.reduce_on_plateau(**plateau()), "seen is 4"),
+    (lambda: plateau_of(plateau_count=3), fx.reduce_on_plateau(**plateau()), "misses is 3"),
+    (lambda: plateau_of(cooldown_count=3), fx.reduce_on_plateau(**plateau()), "cooling is 3, .*=2 "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("state", "tx", "words"), WINDOWS)
+def test_a_counter_beyond_its_window(state, tx, words):
+    with pytest.raises(ValueError, match=f"from_optax: {words}"):
+        fx.interop.from_optax(tx, state(), tree(), count=0)
+
+
+def test_windows_may_be_as_long_as_they_were():
+    for cooling in (1, 2):
+        state = plateau_of(best_value=1.0, count=3, plateau_count=2, cooldown_count=cooling)
+        tx = fx.reduce_on_plateau(**plateau())
+        s = fx.interop.from_optax(tx, state, tree(), count=0)
+        assert_same_state(fx.interop.to_optax(tx, s, plateau_of()), state)
+
+
+def test_windows_on_the_way_out():
+    long, short = (fx.accumulate(fx.adam(LR), n) for n in (5, 3))
+    s = long.init(tree())
+    for _ in range(4):
+        _, s = long.update(tree(1), s, tree())
+    like = optax.MultiSteps(optax.adam(LR), 5).init(tree())
+    fx.interop.to_optax(long, s, like)
+    with pytest.raises(ValueError, match="to_optax: mini_step is 4"):
+        fx.interop.to_optax(short, s, like)
+    p = optax.LookaheadParams.init_synced(tree())
+    state = (
+        optax.lookahead(optax.adam(LR), 6, 0.5).init(p)._replace(steps_since_sync=jnp.asarray(4))
+    )
+    with pytest.raises(ValueError, match="steps_since_sync is 4, .*sync_period=3 "):
+        fx.interop.from_optax(fx.lookahead(fx.adam(LR), 3, 0.5), state, p)
+
+
+def test_a_wrapper_that_would_have_to_know_the_start():
+    tx, like = fx.sgd(LR, 0.9), optax.contrib.mechanize(optax.sgd(LR, 0.9)).init(tree())
+    with pytest.raises(ValueError, match="x0.* of `like`"):
+        fx.interop.to_optax(tx, tx.init(tree()), like)
 
 
 # ---- files ---------------------------------------------------------------------------------------

@@ -638,9 +638,12 @@ def test_what_cannot_be_carried_over_says_why():
         (lambda: fx.interop.from_optax(fx.sgd(0.1, 0.9), momentum, p), "pass count"),
         (
             lambda: fx.interop.from_optax(fx.adam(0.1), momentum, p, count=1),
-            r"holds \[\['trace'\]\]",
+            r"holds trace: mu \(trace of value\)",
         ),
-        (lambda: fx.interop.from_optax(fx.sgd(0.1, 0.9), adam, p), r"\[\['nu'\]\] beyond what"),
+        (
+            lambda: fx.interop.from_optax(fx.sgd(0.1, 0.9), adam, p),
+            r"remembers mu \(trace of value\); the state given holds mu: mu \(ema of value\)",
+        ),
         (lambda: fx.interop.from_optax(fx.adam(0.1), adam, {"w": jnp.ones(2)}), "has shape"),
     ):
         with pytest.raises(ValueError, match=words):

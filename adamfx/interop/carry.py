@@ -1,17 +1,16 @@
 """The walk that carries a state over, in both directions.
 
-The state of another library becomes a `Level`: its arrays in `Slot`s, under the names that they have
-here. One walk goes through our sentence, its wrappers included, and finds for each memory the slots that
-hold it; `In` reads them, `Out` writes them. What is one number per step (masses, the rate last applied,
-counters) stands in no table: on the way in it is computed by going through the steps done so far, on the way
-out from the counter.
+The state of another library becomes a `Level`: its arrays in `Slot`s, under words that say what is
+remembered, "nu (ema of square)". One walk goes through our sentence, its wrappers included, and finds for
+each memory the slots that hold the same; `In` reads them, `Out` writes them. What is one number per step
+(masses, the rate last applied, counters) stands in no table: on the way in it is computed by going through
+the steps done so far, on the way out from the counter.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -23,14 +22,15 @@ from adamfx.engine import trees
 from adamfx.engine.memory import is_memory, remember
 from adamfx.engine.packed import as_given
 from adamfx.engine.words import Leafwise, Step, Treewise
+from adamfx.moments.estimators import Estimator, ema
+from adamfx.moments.statistics import Statistic
 from adamfx.schedules import value_at
 from adamfx.transformation import GradientTransformation
 
 Tree = Any
-Names = str | tuple[str, ...]
 
 # Leafwise blocks that may begin in the middle of a run, as tx.init makes them.
-BEGIN_ANEW = ("keep_average", "keep_samples", "compensate")
+BEGIN_ANEW = ("keep_average", "keep_samples", "compensate", "round_stochastically")
 # Wrappers of which nothing is lost with what they remember themselves, always or under a condition.
 NOTHING_LOST: dict[str, Callable[[Any], bool]] = {
     "monitor": lambda memory: True,
@@ -41,19 +41,31 @@ OUTER: dict[str, Callable[[int, Mapping[str, Any], Any], int]] = {
     "accumulate": lambda n, own, block: _micro_steps(block, n) + int(own["mini_step"]),
     "skip_nonfinite": lambda n, own, block: n + int(own["total_notfinite"]),
 }
+# Counters that begin anew: below this argument of the block, or so much above it.
+WINDOWS: dict[str, dict[str, tuple[str, int]]] = {
+    "accumulate": {"mini_step": ("every", 0)},
+    "lookahead": {"steps_since_sync": ("sync_period", 0)},
+    "reduce_on_plateau": {
+        "seen": ("accumulation_size", 0),
+        "misses": ("patience", 0),
+        "cooling": ("cooldown", 1),
+    },
+}
 SAME_MEANING = ("learning_rate", "weight_decay")  # hyperparameters called alike everywhere
 
 
 # ---- the other side ------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(eq=False)
 class Slot:
     """One array of the other state: read on the way in, written on the way out."""
 
-    def __init__(self, value: Any, where: str, options: Mapping[str, Any] | None = None):
-        self.value, self.where, self.options = value, where, options
-        self.new: Any = None
-        self.taken = False
+    value: Any
+    where: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    new: Any = None
+    taken: bool = False
 
     def says_something(self) -> bool:
         """Whether it holds numbers that are not all zero."""
@@ -77,9 +89,9 @@ class Derived(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A row of a table of correspondences: a name here, and the form where the values differ."""
+    """A row of a table of correspondences: the word here, and the form where the values differ."""
 
-    name: Names
+    word: str
     form: Form | None = None
 
 
@@ -89,10 +101,21 @@ COUNT = Derived(lambda n, options: n, int)
 class Column(NamedTuple):
     """What is remembered of each parameter, or once: a tree of slots, None where there is nothing."""
 
-    names: tuple[str, ...]  # here
     theirs: str
     tree: Any
     form: Form | None = None
+
+
+# One state by word. Where several optimizers share its class, a record has several readings of it.
+Reading = dict[str, Column]
+Record = list[Reading]
+
+
+def reading(row: Mapping[str, Any], trees_of: Mapping[str, Tree]) -> Reading:
+    """The columns of what is there, {their name: its tree}, under the words of this row of a table."""
+    entries = {n: Entry(x) if isinstance(x, str) else x for n, x in row.items()}
+    found = [(entries[n], n, x) for n, x in trees_of.items() if isinstance(entries.get(n), Entry)]
+    return {entry.word: Column(n, x, entry.form) for entry, n, x in found}
 
 
 @dataclasses.dataclass
@@ -100,33 +123,40 @@ class Wrapped:
     """A wrapper of the other library: ours of this name, what it remembers, the levels inside by label."""
 
     name: str
-    own: list[Column]
+    own: Reading  # by field
     inside: dict[str, Level]
 
 
 @dataclasses.dataclass
 class Level:
-    """The state of one sentence of the other library."""
+    """The state of one sentence of the other library, in the order of its blocks."""
 
-    records: list[list[Column]] = dataclasses.field(default_factory=list)
+    records: list[Record] = dataclasses.field(default_factory=list)
     counts: list[tuple[Any, Derived]] = dataclasses.field(default_factory=list)
     wrapped: list[Wrapped] = dataclasses.field(default_factory=list)
     hyperparams: dict[str, Slot] = dataclasses.field(default_factory=dict)
+    passed: frozenset[str] = frozenset()  # what the walk has met of ours so far: see `_words`
 
-    def take(self, name: str) -> Column | None:
-        """The first column of this name that is left."""
-        for record in self.records:
-            for i, column in enumerate(record):
-                if name in column.names:
-                    return record.pop(i)
-        return None
+    def take(self, words: list[str], needed: list[str]) -> Reading:
+        """What one record holds of these words, all that is needed; nothing where there is none.
+
+        The walk goes on there: what another order of blocks has made is something else.
+        """
+        for i, record in enumerate(self.records):
+            fitting = [
+                r for r in record if set(needed) <= r.keys() and not r.keys().isdisjoint(words)
+            ]
+            if fitting:
+                taken = [{w: r.pop(w) for w in words if w in r} for r in fitting]
+                self.records = [fitting, *self.records[i + 1 :]]
+                return taken[0]
+        return {}
 
     def unwrap(self, name: str) -> Wrapped | None:
         """The first wrapper of this name that is left."""
-        for i, wrapped in enumerate(self.wrapped):
-            if wrapped.name == name:
-                return self.wrapped.pop(i)
-        return None
+        found = next((w for w in self.wrapped if w.name == name), None)
+        self.wrapped = [w for w in self.wrapped if w is not found]
+        return found
 
     def among(self, chosen: list[bool]) -> Level:
         """The same for some of the parameters; the columns here are not taken by it."""
@@ -138,13 +168,81 @@ class Level:
             pairs = zip(found, chosen, strict=True)
             return structure.unflatten([x if yes else None for x, yes in pairs])
 
-        records = [[c._replace(tree=part(c.tree)) for c in record] for record in self.records]
-        counts = [(part(tree), derived) for tree, derived in self.counts]
-        return Level(records, counts, copy.copy(self.wrapped), self.hyperparams)
+        def parts(r: Reading) -> Reading:
+            return {word: c._replace(tree=part(c.tree)) for word, c in r.items()}
+
+        return dataclasses.replace(
+            self,
+            records=[[parts(r) for r in record] for record in self.records],
+            counts=[(part(tree), derived) for tree, derived in self.counts],
+        )
+
+    def all(self) -> Iterator[Level]:
+        """This one and those inside."""
+        yield self
+        for wrapped in self.wrapped:
+            for level in wrapped.inside.values():
+                yield from level.all()
 
 
 def slots(tree: Any) -> list[Slot]:
     return [x for x in trees.flatten(tree)[0] if x is not None]
+
+
+# ---- this side -----------------------------------------------------------------------------------
+
+
+def inside(block: Any) -> Mapping[str, GradientTransformation]:
+    return getattr(block.meaning, "inside", {})
+
+
+def blocks_of(tx: GradientTransformation, closed: str | None = None) -> Iterator[Any]:
+    """All blocks, with those inside wrappers but the closed one."""
+    for _, block in tx.blocks:
+        yield block
+        for inner in inside(block).values() if block.name != closed else ():
+            yield from blocks_of(inner, closed)
+
+
+def wrappers_of(tx: GradientTransformation) -> set[str]:
+    """The names of all wrappers in a transformation."""
+    return {block.name for block in blocks_of(tx) if inside(block)}
+
+
+def _words(block: Any, fields: tuple[str, ...], passed: frozenset[str]) -> dict[str, str]:
+    """What a block remembers under each field. A sum and a mean are two things, and so are moments of the
+    gradient and of what an earlier block has divided."""
+    sides = {}
+    if block.name == "scale_by_moments":
+        value = "direction" if "divided" in passed else "value"
+        sides = {"mu": _estimate(block.arguments["b1"], value)}
+        sides["nu"] = _estimate(block.arguments["b2"], "square")
+    if block.name == "keep_average":
+        sides = {"average": _estimate(block.arguments["estimator"], "params", "mean")}
+    if block.name == "running_max":
+        sides = {"nu": "running_max, corrected" if "corrected" in passed else "running_max"}
+    return {n: f"{n} ({sides.get(n.split('_')[0], block.name)})" for n in fields}
+
+
+def _estimate(side: Any, of: str, plain: str = "ema") -> str:
+    """The recursion and the statistic of an estimator: ema of square. Its numbers are not told."""
+    if not isinstance(side, Estimator):
+        return f"{plain} of {of}"
+    x = side.arguments.get("of")
+    while isinstance(x, Statistic) and x.name == "plus_eps":
+        x = x.arguments["of"]
+    first = "first-whole " if side.name == "ema" and side.arguments["first_whole"] else ""
+    if x is None or (x == "value" and of != "square"):
+        return f"{first}{side.name} of {of}"
+    return f"{first}{side.name} of {x.name if isinstance(x, Statistic) else x}"
+
+
+def _passed(block: Any, passed: frozenset[str]) -> frozenset[str]:
+    """What a walk has met behind this block."""
+    if block.name == "scale_by_moments":
+        divides = block.arguments["b2"] is not None
+        return (passed | {"divided"} if divides else passed) - {"corrected"}
+    return passed | {"corrected"} if block.name == "bias_correct" else passed
 
 
 # ---- the walk ------------------------------------------------------------------------------------
@@ -155,9 +253,11 @@ class Carrier:
 
     def __init__(self, caller: str, level: Level, hint: str = ""):
         self.caller, self.level, self.hint = caller, level, hint
-        self.held = [[column.theirs for column in record] for record in _records(level)]
-        self.columns = [column for record in _records(level) for column in record]
-        self.hyperparams = _hyperparam_slots(level)
+        records = [record for x in level.all() for record in x.records]
+        own = [c for x in level.all() for w in x.wrapped for c in w.own.values()]
+        self.columns = [c for record in records for c in record[0].values()] + own
+        self.held = [what for record in records for what in _described(record)]
+        self.hyperparams = [pair for x in level.all() for pair in x.hyperparams.items()]
 
     def fits(self, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
         """Whether these shapes are one; those of optax but for axes of length 1."""
@@ -168,13 +268,22 @@ class Carrier:
     def error(self, words: str) -> ValueError:
         return ValueError(f"{self.caller}: {words}")
 
+    def one_run(self, x: Any) -> Any:
+        """A counter as an array. Raises ValueError for those of several runs in one state."""
+        if np.ndim(x):
+            raise self.error(
+                f"the state holds {np.shape(x)} runs; carry over one at a time: "
+                "jax.tree.map(lambda x: x[i], state)"
+            )
+        return np.asarray(x)
+
     def whole(self, tx: GradientTransformation, state: Any, count: int | None = None) -> Any:
         """The state after the walk. Raises ValueError where something of the other state is left."""
         new = self.sentence(tx, state, self.level, count, None)
         left = [c.theirs for c in self.columns if not all(s.taken for s in slots(c.tree))]
         if left:
             raise self.error(
-                f"the state given holds {[left]} beyond what {tx!r} remembers; write the transformation that "
+                f"the state given holds {left} beyond what {tx!r} remembers; write the transformation that "
                 "the run was made with, or carry over a part of it"
             )
         for name, slot in self.hyperparams:
@@ -187,37 +296,50 @@ class Carrier:
         done = self.count(tx, state, level, count, outer)
         now = self.begin(tx, state, done)
         for key, block in tx.blocks:
-            if key not in now:
-                continue
-            memory, spec = now[key], block.meaning
-            if isinstance(spec, Treewise):
+            memory = now.get(key)
+            if isinstance(block.meaning, Treewise) and key in now:
                 now[key] = self.wrapper(key, block, memory, level, done)
             elif is_memory(memory):
                 now[key] = self.leafwise(key, tx, block, memory, state[key], level)
             elif jax.tree.leaves(memory):
                 raise self.error(f"{key} is of another library, and cannot be carried over")
+            self.within(key, block, now.get(key))
+            level.passed = _passed(block, level.passed)
         return as_given(state, now)
+
+    def within(self, key: str, block: Any, memory: Any) -> None:
+        """That no counter is beyond the number at which it begins anew."""
+        for field, (argument, more) in WINDOWS.get(block.name, {}).items():
+            emitted = memory.inner["count"] if block.name == "accumulate" else 0
+            most = round(float(value_at(block.arguments[argument], emitted))) + more
+            if int(getattr(memory, field)) >= most:
+                raise self.error(
+                    f"{field} is {int(getattr(memory, field))}, which {key} with {argument}={most - more} "
+                    f"never reaches; write the {argument} that the run was made with"
+                )
 
     def leafwise(self, key: str, tx: Any, block: Any, memory: Any, fresh: Any, level: Level) -> Any:
         """A block's memory: what it remembers of each parameter must be found, and, where it is computed
         from the gradients, what it remembers once."""
-        known = _by_steps(block.meaning) | {"key"}
-        fields = [n for n in memory._fields if jax.tree.leaves(getattr(memory, n))]
-        found = {n: level.take(n) for n in fields}
-        missing = [n for n in fields if found[n] is None and n not in known]
-        if missing:
+        fields = tuple(n for n in memory._fields if jax.tree.leaves(getattr(memory, n)))
+        words = _words(block, fields, level.passed)
+        known = _by_steps(block.meaning) | ({"key"} if len(fields) > 1 else set())
+        needed = [words[n] for n in fields if n not in known]
+        found = level.take(list(words.values()), needed)
+        if needed and not found:
             if block.name in BEGIN_ANEW:
-                return self.anew(key, block, fresh)
+                self.begins_anew(key, block, fresh, fresh._fields)
+                return fresh
             raise self.error(
-                f"{key} of {tx!r} remembers {[n for n in fields if n not in known]}, the state given holds "
-                f"{self.held or 'no moments'}"
+                f"{key} of {tx!r} remembers {' and '.join(needed)}; the state given holds "
+                f"{', then '.join(self.held) or 'no moments'}; write the transformation that the run was made "
+                "with"
             )
-        return self.columns_of(key, memory, found)
+        return self.columns_of(memory, {n: found[w] for n, w in words.items() if w in found})
 
-    def columns_of(self, key: str, memory: Any, found: Mapping[str, Column | None]) -> Any:
+    def columns_of(self, memory: Any, found: Mapping[str, Column]) -> Any:
         # What has a form of its own may read the rest of the memory.
-        pairs = [(n, column) for n, column in found.items() if column is not None]
-        for name, column in sorted(pairs, key=lambda pair: pair[1].form is not None):
+        for name, column in sorted(found.items(), key=lambda pair: pair[1].form is not None):
             ours = getattr(memory, name)
             paths = trees.paths(ours)
             if trees.paths(column.tree) != paths:  # of Flax nnx, the nodes differ
@@ -244,20 +366,23 @@ class Carrier:
         if spec.bare:
             return self.bare(block, memory, level, done)
         found = level.unwrap(block.name)
-        own = [n for n in memory._fields if n != "inner" and n not in spec.inside]
+        own = tuple(n for n in memory._fields if n != "inner" and n not in spec.inside)
         if found is None:
-            self.anew(key, block, memory, own)
+            self.begins_anew(key, block, memory, own)
         else:
-            columns = {n: _named(found.own, n) or level.take(n) for n in own}
-            missing = [n for n in own if columns[n] is None and _is_large(getattr(memory, n))]
+            words = _words(block, own, level.passed)
+            beside = level.take(list(words.values()), [])
+            columns = {n: beside[w] for n, w in words.items() if w in beside} | found.own
+            missing = [n for n in own if n not in columns and _is_large(getattr(memory, n))]
             if missing:
                 self.not_there(key, block, memory, missing)
-            memory = self.columns_of(key, memory, columns)
+            memory = self.columns_of(memory, columns)
         inner = {}
+        # Steps of what is inside, where nobody has counted them.
+        steps = done - int(memory.total_notfinite) if block.name == "skip_nonfinite" else done
         for label, tx in spec.inside.items():
             state = _inside(memory, label)
             below = self.below(key, block, memory, level, found, label)
-            steps = self.steps_inside(memory, done)
             # On the same level the steps are known; below it they may be counted anew.
             inner[label] = self.sentence(tx, state, below, steps if below is level else None, steps)
         return _with_inside(memory, inner)
@@ -272,15 +397,15 @@ class Carrier:
             return level.among([x == label for x in memory.labels.of])
         if list(found.inside) == [""]:
             return found.inside[""]
-        inside = found.inside
-        if set(inside) - set(block.meaning.inside):
-            inside = {OF_MUON.get(name, name): x for name, x in inside.items()}
-        if set(inside) - set(block.meaning.inside):
+        theirs, ours = found.inside, inside(block)
+        if set(theirs) - set(ours):
+            theirs = {OF_MUON.get(name, name): x for name, x in theirs.items()}
+        if set(theirs) - set(ours):
             raise self.error(
-                f"{key} has the groups {', '.join(block.meaning.inside)}, the state given "
-                f"{', '.join(found.inside)}; give them the same labels"
+                f"{key} has the groups {', '.join(ours)}, the state given {', '.join(found.inside)}; give "
+                "them the same labels"
             )
-        return inside.get(label, Level())
+        return theirs.get(label, Level())
 
     def bare(self, block: Any, memory: Any, level: Level, done: int) -> Any:
         """`named` and `live`: their state is that of what is inside."""
@@ -295,8 +420,7 @@ class Carrier:
         for name, end in zip(values, ends, strict=True):
             slot = level.hyperparams.get(end)
             if slot is None or ends.count(end) > 1:
-                given = tx.hyperparams.get(name)
-                self.not_live(name, values[name], given)
+                self.not_live(name, values[name], tx.hyperparams.get(name))
                 continue
             slot.taken = True
             new[name] = self.move(name, values[name], slot, None, None)
@@ -306,7 +430,8 @@ class Carrier:
         """That a hyperparameter which is no part of our state is that of `tx`."""
         if slot.taken or name not in SAME_MEANING:
             return
-        ours = [x for n, x in _hyperparams(tx) if n.split(".")[-1] == name]
+        values = [pair for b in blocks_of(tx) if not inside(b) for pair in b.hyperparams.items()]
+        ours = [x for n, x in values if n.split(".")[-1] == name]
         if len(ours) != 1 or not isinstance(ours[0], (int, float, jax.Array, np.ndarray)):
             return  # none, several, a schedule
         here, there = float(ours[0]), float(slot.value)
@@ -315,11 +440,6 @@ class Carrier:
                 f"hyperparams holds {name}={there:g}, the transformation has {here:g}; write that number, or "
                 "keep it in the state: live(transformation)"
             )
-
-    def steps_inside(self, memory: Any, done: int) -> int:
-        """Steps of what is inside, where nobody has counted them."""
-        fields = getattr(memory, "_fields", ())
-        return done - int(memory.total_notfinite) if "total_notfinite" in fields else done
 
     # What differs by direction.
 
@@ -332,15 +452,15 @@ class Carrier:
     def move(self, path: str, x: Any, slot: Slot, form: Form | None, memory: Any) -> Any:
         raise NotImplementedError
 
+    def not_there(self, key: str, block: Any, memory: Any, names: list[str]) -> None:
+        """A wrapper is there, but not these fields."""
+        raise NotImplementedError
+
+    def begins_anew(self, key: str, block: Any, memory: Any, fields: tuple[str, ...]) -> None: ...
+
     def passed_over(self, path: str, slot: Slot | None, column: Column) -> None: ...
 
     def not_live(self, name: str, value: Any, given: Any) -> None: ...
-
-    def not_there(self, key: str, block: Any, memory: Any, names: list[str]) -> None:
-        raise NotImplementedError
-
-    def anew(self, key: str, block: Any, memory: Any, own: Any = None) -> Any:
-        raise NotImplementedError
 
 
 class In(Carrier):
@@ -356,24 +476,24 @@ class In(Carrier):
     def found(self, tx: GradientTransformation, level: Level) -> int | None:
         """The steps that a level tells of; None where it tells of none."""
         told = {
-            derived.into(_one_run(self.caller, slot.value))
+            derived.into(self.one_run(slot.value))
             for tree, derived in level.counts
             if derived.into
             for slot in slots(tree)
         }
-        if len(told) > 1 and _only_groups(tx):  # each of which has a counter of its own
-            return max(told)
-        if len(told) > 1:
+        if len(told) > 1 and not _only_groups(tx):  # each of which has a counter of its own
             raise self.error(self.hint.format(told=sorted(told)))
         if told:
-            return told.pop()
+            return max(told)
         for wrapped in level.wrapped:
             inner = [self.found(tx, x) for x in wrapped.inside.values()]
             inner = [n for n in inner if n is not None]
-            own = {n: slots(c.tree)[0].value for c in wrapped.own for n in c.names}
-            outer, block = OUTER.get(wrapped.name), _block(tx, wrapped.name)
+            if inner and wrapped.name in OUTER:
+                block = next(b for b in blocks_of(tx) if b.name == wrapped.name)
+                own = {n: slots(c.tree)[0].value for n, c in wrapped.own.items()}
+                return OUTER[wrapped.name](max(inner), own, block)
             if inner:
-                return max(inner) if outer is None else outer(max(inner), own, block)
+                return max(inner)
         return None
 
     def begin(self, tx, state, done):
@@ -398,15 +518,12 @@ class In(Carrier):
         advice = "; pass optax's LookaheadParams as params" if key == "lookahead" else ""
         raise self.error(f"{key} remembers {names}, the state given does not hold them{advice}")
 
-    def anew(self, key, block, memory, own=None):
-        return memory
-
 
 class Out(Carrier):
     """Our state is written into the slots of the other."""
 
     def count(self, tx, state, level, given, outer):
-        done = int(_one_run(self.caller, state["count"]))
+        done = int(self.one_run(state["count"]))
         for tree, derived in level.counts:
             for slot in slots(tree):
                 slot.new = np.asarray(derived.back(done, slot.options))
@@ -424,8 +541,7 @@ class Out(Carrier):
     def move(self, path, x, slot, form, memory):
         new = x if form is None else form.back(x, memory)
         there = None if slot.value is None else np.shape(slot.value)
-        wrong = there is not None and not self.fits(there, np.shape(new))
-        if form is None and wrong:
+        if form is None and there is not None and not self.fits(there, np.shape(new)):
             raise self.error(
                 f"{slot.where} at {path} has shape {there}, here it is {np.shape(new)}"
             )
@@ -440,17 +556,15 @@ class Out(Carrier):
             )
 
     def not_there(self, key, block, memory, names):
-        self.anew(key, block, memory, names)
+        self.begins_anew(key, block, memory, names)
 
-    def anew(self, key, block, memory, own=None):
-        fields = memory._fields if own is None else own
+    def begins_anew(self, key, block, memory, fields):
         lost = [n for n in fields if n != "key" and _is_large(getattr(memory, n))]
         if lost and not NOTHING_LOST.get(block.name, lambda memory: False)(memory):
             raise self.error(
                 f"{key} remembers {lost}, which the other side has no place for and would lose; read them "
                 "first, then pass the transformation without that block and a plain dict of the rest"
             )
-        return memory
 
 
 OF_MUON = {"muon": "matrix", "adam": "default"}  # the groups of optax's
@@ -464,34 +578,17 @@ def checked(caller: str, tx: Any) -> None:
         raise TypeError(f"{caller}: tx must be a transformation of adamfx, got {tx!r}")
 
 
-def _one_run(caller: str, x: Any) -> Any:
-    """A counter as an array. Raises ValueError for those of several runs in one state."""
-    if np.ndim(x):
-        raise ValueError(
-            f"{caller}: the state holds {np.shape(x)} runs; carry over one at a time: "
-            "jax.tree.map(lambda x: x[i], state)"
-        )
-    return np.asarray(x)
-
-
-def _records(level: Level) -> list[list[Column]]:
-    """All columns of a level and of those inside, by record."""
-    inside = [r for w in level.wrapped for x in w.inside.values() for r in _records(x)]
-    return [r for r in [list(r) for r in level.records] if r] + inside
-
-
-def _hyperparam_slots(level: Level) -> list[tuple[str, Slot]]:
-    inside = [x for w in level.wrapped for x in w.inside.values()]
-    return [*level.hyperparams.items(), *(pair for x in inside for pair in _hyperparam_slots(x))]
+def _described(record: Record) -> list[str]:
+    """Their names of what a record holds, and what that is, in all its readings."""
+    words: dict[str, list[str]] = {}
+    for word, column in (pair for r in record for pair in r.items()):
+        words.setdefault(column.theirs, []).append(word)
+    return [f"{name}: {' or '.join(dict.fromkeys(found))}" for name, found in words.items()]
 
 
 def _is_large(tree: Any) -> bool:
     """Whether it holds more than single numbers, which a wrapper counts anew without harm."""
     return any(np.ndim(x) for x in jax.tree.leaves(tree))
-
-
-def _named(columns: list[Column], name: str) -> Column | None:
-    return next((c for c in columns if name in c.names), None)
 
 
 def _inside(memory: Any, label: str) -> Any:
@@ -510,51 +607,18 @@ def _replace(memory: Any, changes: dict[str, Any]) -> Any:
     return remember(**{**memory._asdict(), **changes}) if changes else memory
 
 
-def _block(tx: GradientTransformation, name: str) -> Any:
-    """The first block of this name, those inside included."""
-    for _, block in tx.blocks:
-        if block.name == name:
-            return block
-        for inner in getattr(block.meaning, "inside", {}).values():
-            if (found := _block(inner, name)) is not None:
-                return found
-    return None
-
-
 def _only_groups(tx: GradientTransformation) -> bool:
     """Whether all that remembers something of a parameter stands in the groups of a partition."""
-    specs = [block.meaning for _, block in tx.blocks]
-    if any(isinstance(spec, Leafwise) and spec.init for spec in specs):
-        return False
-    inner = [x for spec in specs for x in getattr(spec, "inside", {}).values()]
-    return "partition" in [b.name for _, b in tx.blocks] or any(map(_only_groups, inner))
-
-
-def _hyperparams(tx: GradientTransformation) -> list[tuple[str, Any]]:
-    found = []
-    for _, block in tx.blocks:
-        inside = getattr(block.meaning, "inside", {})
-        for inner in inside.values():
-            found += _hyperparams(inner)
-        found += [] if inside else list(block.hyperparams.items())
-    return found
+    outside = list(blocks_of(tx, closed="partition"))
+    specs = [block.meaning for block in outside]
+    remembers = any(isinstance(spec, Leafwise) and spec.init for spec in specs)
+    return "partition" in [block.name for block in outside] and not remembers
 
 
 def _micro_steps(block: Any, emitted: int) -> int:
     every = block.arguments["every"]
     sizes = jax.vmap(lambda i: jnp.round(value_at(every, i)))(jnp.arange(emitted))
     return int(np.asarray(sizes).astype(int).sum())
-
-
-def wrappers_of(tx: GradientTransformation) -> set[str]:
-    """The names of all wrappers in a transformation."""
-    found = set()
-    for _, block in tx.blocks:
-        inside = getattr(block.meaning, "inside", {})
-        found |= {block.name} if inside else set()
-        for inner in inside.values():
-            found |= wrappers_of(inner)
-    return found
 
 
 def _by_steps(spec: Leafwise) -> set[str]:

@@ -26,9 +26,12 @@ from adamfx.interop.carry import (
     In,
     Level,
     Out,
+    Reading,
     Slot,
     Wrapped,
     checked,
+    reading,
+    slots,
     wrappers_of,
 )
 from adamfx.transformation import GradientTransformation
@@ -64,86 +67,113 @@ KEY = Form(
     lambda data, memory: np.asarray(data),
 )
 
-# What most classes call it.
-COMMON: dict[str, Any] = {
-    "count": COUNT,
-    "mu": "mu",
-    "nu": "nu",
-    "nu_max": "nu_max",
-    "inner_state": INSIDE,
+MU, NU = "mu (ema of value)", "nu (ema of square)"
+TRACE, ON_DIRECTION = "mu (trace of value)", "mu (ema of direction)"
+
+
+def _of(block: str, **row: Any) -> dict[str, Any]:
+    """A row whose names are those of one block."""
+
+    def word(entry: Any) -> Any:
+        if isinstance(entry, Entry):
+            return entry._replace(word=word(entry.word))
+        return f"{entry} ({block})" if isinstance(entry, str) else entry
+
+    return {name: word(entry) for name, entry in row.items()}
+
+
+DISTANCE = {
+    "exp_avg": "mu",
+    "exp_avg_sq": "nu",
+    "grad_sum": "s",
+    "estim_lr": "estim_lr",
+    "numerator_weighted": "r",
 }
-OPTAX: dict[str, dict[str, Any]] = {
-    "TraceState": {"trace": "mu"},
-    "EmaState": {"ema": ("mu", "average")},
-    "ScaleByRssState": {"sum_of_squares": "nu"},
-    "ScaleByAdaDeltaState": {"e_g": "nu", "e_x": "nu"},
-    "ScaleByAdanState": {"m": "mu", "v": "delta", "n": "nu", "g": "previous", "t": COUNT},
-    "ScaleByAdemamixState": {"m1": "mu", "m2": "mu_slow", "count_m2": COUNT},
-    "ScaleBySimplifiedAdEMAMixState": {"m": "mu", "n": "nu", "t": COUNT},
-    "ScaleBySM3State": {"mu": AXES, "nu": "mu"},
-    "FactoredState": {"v_row": "nu_rows", "v_col": "nu_columns", "v": "nu"},
-    "ScaleByOptimisticGradientState": {
-        "previous_gradient": "previous",
-        "is_initial_step": FIRST,
+# What most classes call it.
+COMMON: dict[str, Any] = {"count": COUNT, "mu": MU, "nu": NU, "inner_state": INSIDE}
+# Several rows: several optimizers have this class.
+OPTAX: dict[str, dict[str, Any] | tuple[dict[str, Any], ...]] = {
+    "TraceState": ({"trace": TRACE}, {"trace": "mu (trace of direction)"}),
+    "EmaState": tuple({"ema": x} for x in (MU, ON_DIRECTION, "average (ema of params)")),
+    "ScaleByAdamState": (
+        {},
+        {"nu": "nu (decayed_max of abs)"},  # AdaMax
+        {"nu": "nu (yogi_ema of square)"},
+        {"mu": ON_DIRECTION, "nu": "nu (first-whole ema of square)"},  # ADOPT
+    ),
+    "ScaleByBeliefState": ({"nu": "nu (ema of deviation)"}, {"nu": "nu (ema of innovation)"}),
+    "ScaleByNovogradState": {
+        "mu": "mu (trace of direction)",
+        "nu": "nu (first-whole ema of norm_square)",
     },
+    "ScaleByAmsgradState": {"nu_max": "nu_max (running_max, corrected)"},
+    "ScaleByRssState": {"sum_of_squares": "nu (total of square)"},
+    "ScaleByAdaDeltaState": {"e_g": NU, "e_x": "nu (scale_by_past_rms)"},
+    "ScaleByAdanState": _of("scale_by_adan", m="mu", v="delta", n="nu", g="previous", t=COUNT),
+    "ScaleByAdemamixState": {"m1": MU, "m2": "mu_slow (add_slow_average)", "count_m2": COUNT},
+    "ScaleBySimplifiedAdEMAMixState": {"m": TRACE, "n": NU, "t": COUNT},
+    "ScaleBySM3State": {"mu": AXES, "nu": ON_DIRECTION},
+    "FactoredState": {
+        "v_row": "nu_rows (mean of square)",
+        "v_col": "nu_columns (mean of square)",
+        "v": "nu (mean of square)",
+    },
+    "ScaleByOptimisticGradientState": _of(
+        "scale_by_optimistic_gradient", previous_gradient="previous", is_initial_step=FIRST
+    ),
     "MuonState": {"ns_coeffs": STAYS},
-    "MadgradState": {"grad_sum_sq": "nu", "s": "total", "x0": "start"},
-    "COCOBState": {
-        "init_particles": "start",
-        "cumulative_gradients": "bets",
-        "scale": "largest",
-        "subgradients": "total",
-        "reward": "reward",
-    },
-    "DoGState": {
-        "is_init_step": FIRST,
-        "init_params": "start",
-        "max_dist": "reach",
-        "sum_sq_norm_grads": "total",
-    },
-    "DoWGState": {
-        "init_params": "start",
-        "weighted_sq_norm_grads": "total",
-        "estim_sq_dist": "reach_square",
-    },
-    "ScaleByDistanceOverGradientsState": {
-        "init_params": "start",
-        "max_dist": "reach",
-        "grad_sum_of_squares": "total",
-    },
-    "ReduceLROnPlateauState": {
-        "scale": "scale",
-        "best_value": "best",
-        "plateau_count": "misses",
-        "cooldown_count": "cooling",
-        "count": "seen",
-        "avg_value": Entry("total", _sum_of("seen")),
-    },
-    "ProdigyState": {
-        "exp_avg": "mu",
-        "exp_avg_sq": "nu",
-        "grad_sum": "s",
-        "params0": "start",
-        "estim_lr": "estim_lr",
-        "numerator_weighted": "r",
-    },
-    "DAdaptAdamWState": {
-        "exp_avg": "mu",
-        "exp_avg_sq": "nu",
-        "grad_sum": "s",
-        "estim_lr": "estim_lr",
-        "numerator_weighted": "r",
-    },
-    "ScheduleFreeState": {
-        "b1": STAYS,
-        "weight_sum": "weight",
-        "step_count": NEXT,
-        "max_lr": "largest_rate",
-        "z": "z",
-        "base_optimizer_state": INSIDE,
-    },
-    "AddNoiseState": {"rng_key": Entry("key", KEY)},
+    "MadgradState": _of("scale_by_madgrad", grad_sum_sq="nu", s="total", x0="start"),
+    "COCOBState": _of(
+        "scale_by_cocob",
+        init_particles="start",
+        cumulative_gradients="bets",
+        scale="largest",
+        subgradients="total",
+        reward="reward",
+    ),
+    "DoGState": _of(
+        "scale_by_dog",
+        is_init_step=FIRST,
+        init_params="start",
+        max_dist="reach",
+        sum_sq_norm_grads="total",
+    ),
+    "DoWGState": _of(
+        "scale_by_dowg",
+        init_params="start",
+        weighted_sq_norm_grads="total",
+        estim_sq_dist="reach_square",
+    ),
+    "ScaleByDistanceOverGradientsState": _of(
+        "scale_by_dog", init_params="start", max_dist="reach", grad_sum_of_squares="total"
+    ),
+    "ReduceLROnPlateauState": _of(
+        "reduce_on_plateau",
+        scale="scale",
+        best_value="best",
+        plateau_count="misses",
+        cooldown_count="cooling",
+        count="seen",
+        avg_value=Entry("total", _sum_of("seen")),
+    ),
+    "ProdigyState": _of("scale_by_prodigy", params0="start", **DISTANCE),
+    "DAdaptAdamWState": _of("scale_by_dadapt_adamw", **DISTANCE),
+    "ScheduleFreeState": _of(
+        "average_iterates",
+        b1=STAYS,
+        weight_sum="weight",
+        step_count=NEXT,
+        max_lr="largest_rate",
+        z="z",
+        base_optimizer_state=INSIDE,
+    ),
+    "AddNoiseState": _of("add_noise", rng_key=Entry("key", KEY)),
     "ZeroNansState": {"found_nan": STAYS},
+    "LookaheadParams": _of("lookahead", fast=STAYS, slow="slow"),
+    "PartitionState": {"inner_states": GROUPS},
+    "InjectHyperparamsState": {"hyperparams": HYPERPARAMS},
+    "InjectStatefulHyperparamsState": {"hyperparams": HYPERPARAMS, "hyperparams_states": INSIDE},
+    # Wrappers, by the fields of ours.
     "MultiStepsState": {
         "mini_step": "mini_step",
         "gradient_step": STEPS_INSIDE,
@@ -157,7 +187,6 @@ OPTAX: dict[str, dict[str, Any]] = {
         "total_notfinite": "total_notfinite",
     },
     "LookaheadState": {"fast_state": INSIDE, "steps_since_sync": "steps_since_sync"},
-    "LookaheadParams": {"fast": STAYS, "slow": "slow"},
     "MechanicState": {
         "r": "r",
         "m": "m",
@@ -166,9 +195,6 @@ OPTAX: dict[str, dict[str, Any]] = {
         "x0": "start",
         "base_optimizer_state": INSIDE,
     },
-    "PartitionState": {"inner_states": GROUPS},
-    "InjectHyperparamsState": {"hyperparams": HYPERPARAMS},
-    "InjectStatefulHyperparamsState": {"hyperparams": HYPERPARAMS, "hyperparams_states": INSIDE},
 }
 WRAPPERS = {
     "MultiStepsState": "accumulate",
@@ -230,8 +256,9 @@ def to_optax(tx: GradientTransformation, state: Mapping[str, Any], like: Tree) -
     no place for something that `tx` remembers, or the other way round.
     """
     checked("to_optax", tx)
-    level, tree, unknown, _ = _read(tx, like)
+    level, tree, unknown, own = _read(tx, like)
     wrong = [slot.where for slot in unknown if trees.is_trained(slot.value)]
+    wrong += [slot.where for slot in own if slot.says_something()]
     if wrong:
         raise ValueError(
             f"to_optax: {', '.join(dict.fromkeys(wrong))} of `like` is nothing that adamfx could fill; "
@@ -284,42 +311,38 @@ def _read(tx: GradientTransformation, state: Tree) -> tuple[Level, Tree, list[Sl
 
     def record(x: Any, level: Level) -> None:
         kind = type(x).__name__
-        row = COMMON | OPTAX.get(kind, {})
-        pairs = {name: (row.get(name), getattr(x, name)) for name in x._fields}
+        rows = OPTAX.get(kind, {})
+        rows = [COMMON | row for row in (rows if isinstance(rows, tuple) else (rows,))]
         wrapper = WRAPPERS.get(kind)
         # Without a counterpart here it is looked through.
         through = wrapper is not None and wrapper not in ours
         inner = level if wrapper is None or through else Level()
-        columns: list[Column] = []
         groups: dict[str, Level] = {}
-        for name, (entry, y) in pairs.items():
+        for name in x._fields:
+            entry, y = rows[0].get(name), getattr(x, name)
             if isinstance(entry, Derived):
                 level.counts.append((y, entry))
             elif entry is STEPS_INSIDE:
                 inner.counts.append((y, COUNT))
             elif entry is HYPERPARAMS:
                 level.hyperparams.update(_varying(x))
-            elif entry is AXES:
-                columns += _by_axes(name, y)
-            elif isinstance(entry, (str, tuple, Entry)):
-                entry = entry if isinstance(entry, Entry) else Entry(entry)
-                names = (entry.name,) if isinstance(entry.name, str) else entry.name
-                columns.append(Column(names, name, _without_masked(y), entry.form))
             elif entry is INSIDE:
                 walk(y, inner)
             elif entry is GROUPS:
                 groups = {label: level if through else Level() for label in y}
                 for label, state in y.items():
                     walk(state, groups[label])
-            elif entry is not STAYS:
+            elif entry is None:
                 walk(y, level)
+        columns = {name: _without_masked(y) for name, y in x._asdict().items()}
+        readings = [_by_axes(row, columns) | reading(row, columns) for row in rows]
         if through:
-            own.extend(s for c in columns for s in jax.tree.leaves(c.tree))
+            own.extend(s for c in readings[0].values() for s in jax.tree.leaves(c.tree))
         elif wrapper is not None:
-            inside = groups if wrapper == "partition" else {"": inner}
-            level.wrapped.append(Wrapped(wrapper, columns, inside))
-        elif columns:
-            level.records.append(columns)
+            of = groups if wrapper == "partition" else {"": inner}
+            level.wrapped.append(Wrapped(wrapper, readings[0], of))
+        elif readings[0]:
+            level.records.append(readings)
 
     walk(tree, level)
     return level, tree, unknown, own
@@ -344,18 +367,23 @@ def _without_masked(tree: Any) -> Any:
     return jax.tree.map(lambda x: None if is_masked(x) else x, tree, is_leaf=is_masked)
 
 
-def _by_axes(name: str, tree: Any) -> list[Column]:
+def _by_axes(row: Mapping[str, Any], trees_of: Mapping[str, Tree]) -> Reading:
+    """The accumulators of SM3, a list of arrays for each parameter; of a vector its only one."""
+
     def is_axes(x: Any) -> bool:
         return isinstance(x, list) and all(isinstance(y, Slot) for y in x)
 
-    def part(found: list[Slot], i: int, whole: bool) -> Slot | None:
-        fits = i < len(found) and (len(found) < 2) == whole
-        return found[i] if fits else None
+    def part(found: list[Slot], i: int | None) -> Slot | None:
+        if i is None or len(found) < 2:
+            return found[0] if i is None and len(found) == 1 else None
+        return found[i] if i < len(found) else None
 
-    def column(to: str, i: int, whole: bool) -> Column:
-        of = jax.tree.map(lambda x: part(x, i, whole), tree, is_leaf=is_axes)
-        return Column((to,), name, of)
-
-    most = max((len(x) for x in jax.tree.leaves(tree, is_leaf=is_axes)), default=0)
-    columns = [column("nu", 0, True), *(column(f"nu_axis{i}", i, False) for i in range(most))]
-    return [c for c in columns if any(x is not None for x in trees.flatten(c.tree)[0])]
+    columns = {}
+    for name, tree in trees_of.items():
+        if row.get(name) is AXES:
+            most = max((len(x) for x in jax.tree.leaves(tree, is_leaf=is_axes)), default=0)
+            for i in (None, *range(most)):
+                of = jax.tree.map(lambda x, i=i: part(x, i), tree, is_leaf=is_axes)
+                field = "nu" if i is None else f"nu_axis{i}"
+                columns[f"{field} (total of square)"] = Column(name, of)
+    return {word: c for word, c in columns.items() if slots(c.tree)}

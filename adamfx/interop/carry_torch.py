@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from adamfx.engine import trees
-from adamfx.interop.carry import COUNT, Column, Derived, Entry, Form, In, Level, Out, Slot, checked
+from adamfx.interop.carry import COUNT, Derived, Entry, Form, In, Level, Out, Slot, checked, reading
 from adamfx.transformation import GradientTransformation
 
 Tree = Any
@@ -51,29 +51,33 @@ def _asgd_share(n: int, options: Mapping) -> float:
 SIGN = Form(
     lambda x, memory: np.sign(x), lambda x, memory: x
 )  # of the last gradient: all that is read
-# In the order of torch's arithmetic: a moment of moments (RMSprop's momentum) is a record of its own.
-TORCH: tuple[dict[str, Any], ...] = (
-    {
-        "step": COUNT,
-        "mu_product": Derived(_nadam_product),
-        "eta": Derived(_asgd_rate),
-        "mu": Derived(_asgd_share),
-        "exp_avg": "mu",
-        "grad_avg": "mu",
-        "exp_avg_sq": "nu",
-        "exp_inf": "nu",
-        "square_avg": "nu",
-        "sum": "nu",
-        "variance": "nu",
-        "row_var": "nu_rows",
-        "col_var": "nu_columns",
-        "max_exp_avg_sq": "nu_max",
-        "step_size": "step_size",
-        "prev": Entry("sign", SIGN),
-    },
-    {"momentum_buffer": "mu", "acc_delta": "nu", "ax": "average"},
-)
-KNOWN = {name: entry for record in TORCH for name, entry in record.items()}
+FIRST: dict[str, Any] = {
+    "step": COUNT,
+    "mu_product": Derived(_nadam_product),
+    "eta": Derived(_asgd_rate),
+    "mu": Derived(_asgd_share),
+    "exp_avg": "mu (ema of value)",
+    "grad_avg": "mu (ema of value)",
+    "exp_avg_sq": "nu (ema of square)",
+    "square_avg": "nu (ema of square)",
+    "exp_inf": "nu (decayed_max of abs)",
+    "sum": "nu (total of square)",
+    "variance": "nu (mean of square)",
+    "row_var": "nu_rows (mean of square)",
+    "col_var": "nu_columns (mean of square)",
+    "max_exp_avg_sq": "nu_max (running_max)",
+    "step_size": "step_size (scale_by_rprop)",
+    "prev": Entry("sign (scale_by_rprop)", SIGN),
+}
+# Behind it in torch's arithmetic, so a record of its own.
+SECOND = {"acc_delta": "nu (scale_by_past_rms)", "ax": "average (mean of params)"}
+BUFFER = "momentum_buffer"  # of SGD, of Muon, of RMSprop
+BUFFERS = {
+    "sgd": "mu (trace of value)",
+    "muon": "mu (ema of value)",
+    "rmsprop": "mu (trace of direction)",
+}
+KNOWN = FIRST | SECOND | {BUFFER: BUFFERS["sgd"]}
 # What torch keeps of a parameter before there is anything to read it from, by options of the group that tell
 # the optimizers before it apart; "?option": where that is set.
 KEPT = {
@@ -125,6 +129,7 @@ def from_torch(
             f"from_torch: state must be optimizer.state or optimizer.state_dict(), got {type(state).__name__}"
         )
     entries = state["state"] if _is_whole(state) else state
+    groups = _groups(state) if _is_whole(state) else {}
     structure, paths = trees.flatten(params)[1], trees.paths(params)
     rows: list[dict[str, Slot] | None] = []
     shapes = [np.shape(p) for p in trees.flatten(params)[0]]
@@ -147,7 +152,7 @@ def from_torch(
             value = _array(x)
             if not isinstance(KNOWN.get(name), Derived):
                 value = convert(_of_part(key, value))
-            row[name] = Slot(value, name)
+            row[name] = Slot(value, name, groups.get(of, {}))
         if {"row_var", "col_var"} <= row.keys() and row["row_var"].value.shape[
             _longest(shape)
         ] != 1:
@@ -190,7 +195,7 @@ def to_torch(
     if not isinstance(like, Mapping) or not _is_whole(like):
         raise TypeError("to_torch: like must be optimizer.state_dict(), with its param_groups")
     found, structure = jax.tree.flatten(keys, is_leaf=_is_key)
-    options = {key: group for group in like["param_groups"] for key in group["params"]}
+    options = _groups(like)
     rows = [None if key is None else _slots(key, like["state"], options) for key in found]
     Out("to_torch", _level(structure, rows)).whole(tx, state)
     new = {key: dict(entry) for key, entry in like["state"].items()}
@@ -209,26 +214,33 @@ def _is_whole(state: Mapping) -> bool:
     return "param_groups" in state and "state" in state
 
 
+def _groups(state: Mapping) -> dict[Any, Mapping]:
+    """The options of each parameter."""
+    return {key: group for group in state["param_groups"] for key in group["params"]}
+
+
 def _is_key(x: Any) -> bool:
     return x is None or isinstance(x, Part)
 
 
 def _level(structure: Any, rows: list[dict[str, Slot] | None]) -> Level:
     """The rows of all parameters, by name; None where torch does not train one."""
-    level = Level()
-    for record in TORCH:
-        columns = []
-        for name, entry in record.items():
-            if not any(row and name in row for row in rows):
-                continue
-            tree = structure.unflatten([None if row is None else row.get(name) for row in rows])
-            if isinstance(entry, Derived):
-                level.counts.append((tree, entry))
-            else:
-                entry = entry if isinstance(entry, Entry) else Entry(entry)
-                columns.append(Column((str(entry.name),), name, tree, entry.form))
-        level.records += [columns] if columns else []
-    return level
+    held = {name: None for row in rows if row for name in row}
+    trees_of = {
+        name: structure.unflatten([None if row is None else row.get(name) for row in rows])
+        for name in held
+    }
+    counts = [(trees_of[n], x) for n, x in FIRST.items() if isinstance(x, Derived) and n in held]
+    options = next((slot.options for row in rows if row for slot in row.values()), {})
+    if "square_avg" in held:
+        buffers = ["rmsprop"]
+    elif options:
+        buffers = ["muon" if "ns_steps" in options else "sgd"]
+    else:
+        buffers = ["sgd", "muon"]
+    first = [reading(FIRST, trees_of)]
+    second = [reading(SECOND | {BUFFER: BUFFERS[x]}, trees_of) for x in buffers]
+    return Level([record for record in (first, second) if record[0]], counts)
 
 
 def _slots(key: Any, entries: Mapping, options: Mapping) -> dict[str, Slot]:
