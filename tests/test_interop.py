@@ -1,6 +1,7 @@
 """States carried over: what would be lost is an error."""
 
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -183,6 +184,20 @@ def test_the_slow_parameters_of_lookahead_come_as_pairs():
         fx.interop.from_optax(ours, state, P)
     with pytest.raises(ValueError, match=r"remembers \['slow'\].*would lose"):
         fx.interop.to_optax(ours, ours.init(P), state)
+
+
+def test_torch_is_not_needed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    tx, group = fx.adam(0.1), {"params": [0], "lr": 0.1, "amsgrad": False}
+    state = fx.interop.from_torch(tx, {0: entry()}, {"w": 0}, P)
+    like = {"state": {}, "param_groups": [group]}
+    for like["state"] in ({}, {0: entry(step=0)}):  # before a step, and after some
+        back = fx.interop.to_torch(tx, state, {"w": 0}, like)
+        assert back["state"][0]["step"] == 5
+        np.testing.assert_array_equal(back["state"][0]["exp_avg"], np.ones(3))
+        assert back["param_groups"] == [group]
+    made = fx.interop.to_torch(tx, state, {"w": 0}, like, Tensor)["state"][0]
+    assert {type(x) for x in made.values()} == {Tensor}
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_the_architecture_page_names_every_module():
 
 def test_the_package_needs_only_jax():
     always = {"adamfx", "jax", "numpy", "__future__"}
-    inside = {"optax", "optimistix", "orbax", "safetensors", "torch", "tqdm"}  # of functions
+    inside = {"optax", "optimistix", "orbax", "safetensors", "tqdm"}  # of functions
     import sys
 
     for module in ORDER:

@@ -22,7 +22,7 @@ from adamfx.engine import trees
 from adamfx.engine.memory import is_memory, remember
 from adamfx.engine.packed import as_given
 from adamfx.engine.words import Leafwise, Step, Treewise
-from adamfx.moments.estimators import Estimator, ema
+from adamfx.moments.estimators import Estimator
 from adamfx.moments.statistics import Statistic
 from adamfx.schedules import value_at
 from adamfx.transformation import GradientTransformation
@@ -330,10 +330,10 @@ class Carrier:
             if block.name in BEGIN_ANEW:
                 self.begins_anew(key, block, fresh, fresh._fields)
                 return fresh
+            held = ", then ".join(self.held) or "no moments"
             raise self.error(
-                f"{key} of {tx!r} remembers {' and '.join(needed)}; the state given holds "
-                f"{', then '.join(self.held) or 'no moments'}; write the transformation that the run was made "
-                "with"
+                f"{key} of {tx!r} remembers {' and '.join(needed)}; the state given holds {held}; write the "
+                "transformation that the run was made with"
             )
         return self.columns_of(memory, {n: found[w] for n, w in words.items() if w in found})
 

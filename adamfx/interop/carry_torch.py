@@ -1,9 +1,10 @@
 """Between a state of torch and one of ours.
 
     state = fx.interop.from_torch(fx.adamw(1e-3), optimizer.state_dict(), keys, params)
-    optimizer.load_state_dict(fx.interop.to_torch(tx, state, keys, optimizer.state_dict()))
+    filled = fx.interop.to_torch(tx, state, keys, optimizer.state_dict(), convert=torch.tensor)
+    optimizer.load_state_dict(filled)
 
-torch itself is imported only where its tensors are made.
+torch itself is never imported: its tensors are read by their methods, and made by `convert`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,22 @@ import jax
 import numpy as np
 
 from adamfx.engine import trees
-from adamfx.interop.carry import COUNT, Derived, Entry, Form, In, Level, Out, Slot, checked, reading
+from adamfx.interop.carry import (
+    COUNT,
+    Derived,
+    Entry,
+    Form,
+    In,
+    Level,
+    Out,
+    Slot,
+    checked,
+    reading,
+)
 from adamfx.transformation import GradientTransformation
 
 Tree = Any
+Row = dict[str, Slot] | None  # of one parameter, by torch's names; None: torch does not train it
 
 
 class Part(NamedTuple):
@@ -29,6 +42,10 @@ class Part(NamedTuple):
     key: Any
     start: int
     shape: tuple[int, ...]
+
+    @property
+    def where(self) -> slice:
+        return slice(self.start, self.start + math.prod(self.shape))
 
 
 # ---- the table -----------------------------------------------------------------------------------
@@ -48,9 +65,8 @@ def _asgd_share(n: int, options: Mapping) -> float:
     return 1 / max(1, n - options["t0"])
 
 
-SIGN = Form(
-    lambda x, memory: np.sign(x), lambda x, memory: x
-)  # of the last gradient: all that is read
+# Of the last gradient, all that is read of it.
+SIGN = Form(lambda x, memory: np.sign(x), lambda x, memory: x)
 FIRST: dict[str, Any] = {
     "step": COUNT,
     "mu_product": Derived(_nadam_product),
@@ -71,13 +87,11 @@ FIRST: dict[str, Any] = {
 }
 # Behind it in torch's arithmetic, so a record of its own.
 SECOND = {"acc_delta": "nu (scale_by_past_rms)", "ax": "average (mean of params)"}
-BUFFER = "momentum_buffer"  # of SGD, of Muon, of RMSprop
-BUFFERS = {
-    "sgd": "mu (trace of value)",
-    "muon": "mu (ema of value)",
-    "rmsprop": "mu (trace of direction)",
-}
-KNOWN = FIRST | SECOND | {BUFFER: BUFFERS["sgd"]}
+SGD, MUON, RMSPROP = (
+    SECOND | {"momentum_buffer": f"mu ({what})"}
+    for what in ("trace of value", "ema of value", "trace of direction")
+)
+KNOWN = FIRST | SGD
 # What torch keeps of a parameter before there is anything to read it from, by options of the group that tell
 # the optimizers before it apart; "?option": where that is set.
 KEPT = {
@@ -120,50 +134,49 @@ def from_torch(
       count: steps done, where torch did not record them (SGD, Muon).
       convert: applied to each moment, as it was to the weights (a transposed kernel: `lambda x: x.T`).
 
-    What torch has not starts as `tx.init(params)` makes it; see `from_optax`. torch itself is not imported.
-    Raises ValueError where `tx` remembers something else than what is found there, or the other way round.
+    What torch has not starts as `tx.init(params)` makes it; see `from_optax`. Raises ValueError where `tx`
+    remembers something else than what is found there, or the other way round.
     """
     checked("from_torch", tx)
     if not isinstance(state, Mapping):
         raise TypeError(
             f"from_torch: state must be optimizer.state or optimizer.state_dict(), got {type(state).__name__}"
         )
-    entries = state["state"] if _is_whole(state) else state
-    groups = _groups(state) if _is_whole(state) else {}
-    structure, paths = trees.flatten(params)[1], trees.paths(params)
-    rows: list[dict[str, Slot] | None] = []
-    shapes = [np.shape(p) for p in trees.flatten(params)[0]]
-    for path, key, shape in zip(paths, structure.flatten_up_to(keys), shapes, strict=True):
-        of = key.key if isinstance(key, Part) else key
-        if of is not None and of not in entries:  # a look into a defaultdict would write into it
+    entries, groups = (state["state"], _groups(state)) if _is_whole(state) else (state, {})
+    leaves, structure = trees.flatten(params)
+    rows: list[Row] = []
+    for path, key, p in zip(
+        trees.paths(params), structure.flatten_up_to(keys), leaves, strict=True
+    ):
+        of = _of(key)
+        if of is None:
+            rows.append(None)
+            continue
+        if of not in entries:  # a look into a defaultdict would write into it
             raise ValueError(
                 f"from_torch: the state holds nothing for the parameter at {path}; before the first step "
                 "there is nothing to carry over: tx.init(params)"
             )
         row = {}
-        for name, x in () if of is None else entries[of].items():
-            if x is None:
-                continue
-            if name not in KNOWN and np.any(_array(x)):
+        for name, x in entries[of].items():
+            value = None if x is None else _array(x)
+            if name in KNOWN and value is not None:
+                if not isinstance(KNOWN[name], Derived):
+                    value = convert(_part(key, value))
+                row[name] = Slot(value, name, groups.get(of, {}))
+            elif value is not None and np.any(value):
                 raise ValueError(
                     f"from_torch: the state of the parameter at {path} holds {name!r}, which would be lost; "
                     f"known are {', '.join(KNOWN)}"
                 )
-            value = _array(x)
-            if not isinstance(KNOWN.get(name), Derived):
-                value = convert(_of_part(key, value))
-            row[name] = Slot(value, name, groups.get(of, {}))
-        if {"row_var", "col_var"} <= row.keys() and row["row_var"].value.shape[
-            _longest(shape)
-        ] != 1:
+        if {"row_var", "col_var"} <= row.keys() and row["row_var"].value.shape[_longest(p)] != 1:
             row["row_var"], row["col_var"] = row["col_var"], row["row_var"]
-        rows.append(None if of is None else row)
+        rows.append(row)
     hint = (
         "the parameters were moved {told} times; adamfx counts steps once for all, so their bias "
         "corrections would change; begin anew, or split them by partition"
     )
-    level = _level(structure, rows)
-    return In("from_torch", level, hint).whole(tx, tx.init(params), count)
+    return In("from_torch", _level(structure, rows), hint).whole(tx, tx.init(params), count)
 
 
 def to_torch(
@@ -182,29 +195,28 @@ def to_torch(
         see `from_torch`. A `Part` needs a flat entry in `like` to be written into.
       like: `optimizer.state_dict()` of the same optimizer in torch, before or after steps of its own. Its
         options stay.
-      convert: from our form of a moment to torch's.
+      convert: applied to each array and number, in our form: `torch.tensor`, or for transposed kernels
+        `lambda x: torch.tensor(x.T)`. Without it they are NumPy arrays.
 
-    Needs torch. Raises ValueError where that optimizer has no place for something that `tx` remembers, or
-    the other way round.
+    Raises ValueError where that optimizer has no place for something that `tx` remembers, or the other way
+    round.
     """
-    try:
-        import torch
-    except ImportError:
-        raise ImportError("to_torch: needs torch; run: pip install torch") from None
     checked("to_torch", tx)
     if not isinstance(like, Mapping) or not _is_whole(like):
-        raise TypeError("to_torch: like must be optimizer.state_dict(), with its param_groups")
-    found, structure = jax.tree.flatten(keys, is_leaf=_is_key)
-    options = _groups(like)
-    rows = [None if key is None else _slots(key, like["state"], options) for key in found]
+        raise TypeError(
+            "to_torch: like must be optimizer.state_dict(), with its param_groups, got "
+            f"{type(like).__name__}"
+        )
+    found, structure = jax.tree.flatten(keys, is_leaf=lambda x: x is None or isinstance(x, Part))
+    groups = _groups(like)
+    rows = [None if key is None else _places(_of(key), like["state"], groups) for key in found]
     Out("to_torch", _level(structure, rows)).whole(tx, state)
     new = {key: dict(entry) for key, entry in like["state"].items()}
     for key, row in zip(found, rows, strict=True):
-        of = key.key if isinstance(key, Part) else key
-        entry = new.setdefault(of, {}) if row else {}
-        for name, x in _written(row or {}, convert).items():
-            entry[name] = _tensor(torch, key, x, entry.get(name), name)
-    return {**like, "state": {key: entry for key, entry in new.items() if entry}}
+        if row:
+            entry = new.setdefault(_of(key), {})
+            entry |= _written(key, row, entry, convert)
+    return {**like, "state": new}
 
 
 # ---- reading and writing -------------------------------------------------------------------------
@@ -219,40 +231,36 @@ def _groups(state: Mapping) -> dict[Any, Mapping]:
     return {key: group for group in state["param_groups"] for key in group["params"]}
 
 
-def _is_key(x: Any) -> bool:
-    return x is None or isinstance(x, Part)
+def _of(key: Any) -> Any:
+    return key.key if isinstance(key, Part) else key
 
 
-def _level(structure: Any, rows: list[dict[str, Slot] | None]) -> Level:
-    """The rows of all parameters, by name; None where torch does not train one."""
-    held = {name: None for row in rows if row for name in row}
+def _level(structure: Any, rows: list[Row]) -> Level:
+    """The rows of all parameters, by name."""
+    held = {name: slot for row in rows if row for name, slot in row.items()}
     trees_of = {
         name: structure.unflatten([None if row is None else row.get(name) for row in rows])
         for name in held
     }
-    counts = [(trees_of[n], x) for n, x in FIRST.items() if isinstance(x, Derived) and n in held]
-    options = next((slot.options for row in rows if row for slot in row.values()), {})
+    options = next((slot.options for slot in held.values()), {})
     if "square_avg" in held:
-        buffers = ["rmsprop"]
-    elif options:
-        buffers = ["muon" if "ns_steps" in options else "sgd"]
-    else:
-        buffers = ["sgd", "muon"]
-    first = [reading(FIRST, trees_of)]
-    second = [reading(SECOND | {BUFFER: BUFFERS[x]}, trees_of) for x in buffers]
-    return Level([record for record in (first, second) if record[0]], counts)
+        seconds = [RMSPROP]
+    else:  # a state without groups does not tell
+        seconds = [MUON if "ns_steps" in options else SGD] if options else [SGD, MUON]
+    records = [[reading(FIRST, trees_of)], [reading(second, trees_of) for second in seconds]]
+    counts = [(trees_of[n], x) for n, x in FIRST.items() if n in held and isinstance(x, Derived)]
+    return Level([record for record in records if record[0]], counts)
 
 
-def _slots(key: Any, entries: Mapping, options: Mapping) -> dict[str, Slot]:
+def _places(key: Any, entries: Mapping, groups: Mapping) -> dict[str, Slot]:
     """The places of one parameter in a state to be filled."""
-    of = key.key if isinstance(key, Part) else key
-    if of not in options:
+    if key not in groups:
         raise ValueError(
-            f"to_torch: no group of `like` has a parameter {of!r}; a state_dict() goes by numbers in the "
+            f"to_torch: no group of `like` has a parameter {key!r}; a state_dict() goes by numbers in the "
             "order of the groups"
         )
-    group = options[of]
-    names = [name for name, x in entries.get(of, {}).items() if x is not None]
+    group = groups[key]
+    names = [name for name, x in entries.get(key, {}).items() if x is not None]
     if not names:
         kept = next((n for has, n in KEPT.items() if all(o in group for o in has.split())), None)
         if kept is None:
@@ -271,6 +279,7 @@ def _slots(key: Any, entries: Mapping, options: Mapping) -> dict[str, Slot]:
 
 
 def _array(x: Any) -> np.ndarray:
+    """A tensor or an array as one of NumPy, which knows no bfloat16."""
     if not hasattr(x, "detach"):
         return np.asarray(x)
     x = x.detach().cpu()
@@ -278,44 +287,39 @@ def _array(x: Any) -> np.ndarray:
     return np.asarray(x.float() if floats and x.dtype.itemsize < 4 else x)
 
 
-def _of_part(key: Any, x: np.ndarray) -> np.ndarray:
-    if not isinstance(key, Part):
-        return x
-    return x.reshape(-1)[key.start : key.start + math.prod(key.shape)].reshape(key.shape)
+def _part(key: Any, x: np.ndarray) -> np.ndarray:
+    return x.reshape(-1)[key.where].reshape(key.shape) if isinstance(key, Part) else x
 
 
-def _longest(shape: tuple[int, ...]) -> int:
-    """The axis that `factored` has averaged over in nu_rows."""
-    return int(np.argsort(shape, kind="stable")[-1])
+def _longest(p: Any) -> int:
+    """The axis that `factored` has averaged over in nu_rows, torch in the last one's."""
+    return int(np.argsort(np.shape(p), kind="stable")[-1])
 
 
-def _written(row: Mapping[str, Slot], convert: Callable) -> dict[str, np.ndarray]:
-    """What has been written into the slots, in torch's form. Its rows are averages over the last axis,
-    ours over the longest."""
+def _written(key: Any, row: dict[str, Slot], old: Mapping, convert: Callable) -> dict[str, Any]:
+    """What has been written into the slots, in torch's form: steps in float32, as plain numbers where `old`
+    has such, rows as averages over the last axis."""
     new = {}
     for name, slot in row.items():
-        if slot.new is not None:
-            x = np.asarray(slot.new)
-            x = x if isinstance(KNOWN[name], Derived) else np.asarray(convert(x))
-            new[name] = x if x.dtype.itemsize >= 4 else x.astype(np.float32)
+        if slot.new is None:
+            continue
+        before, x = old.get(name), np.array(slot.new)
+        if isinstance(KNOWN[name], Derived):
+            is_plain = isinstance(before, (int, float))
+            new[name] = type(before)(x) if is_plain else convert(x.astype(np.float32))
+            continue
+        new[name] = convert(x if x.dtype.itemsize >= 4 else x.astype(np.float32))
+        if isinstance(key, Part):
+            if before is None:
+                raise ValueError(
+                    f"to_torch: {key} is to be written into a flat {name!r}, and `like` has none; take its "
+                    "state_dict() after a step"
+                )
+            flat = np.array(_array(before))
+            flat.reshape(-1)[key.where] = _array(new[name]).reshape(-1)
+            new[name] = convert(flat)
     if {"row_var", "col_var"} <= new.keys():
         two = new["row_var"], new["col_var"]
-        new["row_var"], new["col_var"] = sorted(two, key=lambda x: (x.shape[-1] != 1, -x.size))
+        ordered = sorted(two, key=lambda x: (x.shape[-1] != 1, -math.prod(x.shape)))
+        new["row_var"], new["col_var"] = ordered
     return new
-
-
-def _tensor(torch: Any, key: Any, x: np.ndarray, old: Any, name: str) -> Any:
-    if isinstance(
-        KNOWN[name], Derived
-    ):  # torch keeps them as float32, on the CPU until they are loaded
-        return torch.tensor(float(x), dtype=getattr(old, "dtype", torch.float32))
-    if not isinstance(key, Part):
-        return torch.tensor(x)
-    if old is None:
-        raise ValueError(
-            f"to_torch: {key} is to be written into a flat {name!r}, and `like` has none; take its "
-            "state_dict() after a step"
-        )
-    flat = old.detach().clone()
-    flat.view(-1)[key.start : key.start + x.size] = torch.tensor(x).reshape(-1).to(flat)
-    return flat
