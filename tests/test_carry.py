@@ -682,6 +682,25 @@ def test_windows_on_the_way_out():
         fx.interop.from_optax(fx.lookahead(fx.adam(LR), 3, 0.5), state, p)
 
 
+def test_losses_of_half_a_window_are_not_lost_in_silence():
+    tx = fx.accumulate(fx.chain(fx.adam(LR), fx.reduce_on_plateau()), 3)
+    peer = optax.MultiSteps(optax.chain(optax.adam(LR), optax.contrib.reduce_on_plateau()), 3)
+    state = peer.init(tree())
+    s = fx.interop.from_optax(tx, state, tree())
+    fx.interop.to_optax(tx, s, state)
+    with pytest.raises(ValueError, match=r"acc_value.* carry over where a window begins"):
+        fx.interop.from_optax(tx, state._replace(mini_step=jnp.asarray(1)), tree())
+    _, s = tx.update(tree(1), s, tree(), value=1.0)
+    with pytest.raises(ValueError, match=r"acc_value.* would lose"):
+        fx.interop.to_optax(tx, s, state)
+
+
+def test_a_wrapper_whose_memory_the_moments_are_written_in():
+    """Those of GaLore lie in a basis, even where they have the same shape."""
+    with pytest.raises(ValueError, match=r"view remembers \['basis'\], .* begin with tx.init"):
+        fx.interop.from_optax(fx.galore(LR), optax.adam(LR).init(tree()), tree())
+
+
 def test_a_wrapper_that_would_have_to_know_the_start():
     tx, like = fx.sgd(LR, 0.9), optax.contrib.mechanize(optax.sgd(LR, 0.9)).init(tree())
     with pytest.raises(ValueError, match=r"x0.* of `like`"):

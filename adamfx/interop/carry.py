@@ -29,8 +29,12 @@ from adamfx.transformation import GradientTransformation
 
 Tree = Any
 
-# Leafwise blocks that may begin in the middle of a run, as tx.init makes them.
-BEGIN_ANEW = ("keep_average", "keep_samples", "compensate", "round_stochastically")
+# What may begin in the middle of a run, as tx.init makes it: blocks, and wrappers with a memory of each
+# parameter.
+BEGIN_ANEW = (
+    *("keep_average", "keep_samples", "compensate", "round_stochastically"),
+    *("accumulate", "lookahead", "master_weights", "mechanize", "monitor"),
+)
 # Wrappers of which nothing is lost with what they remember themselves, always or under a condition.
 NOTHING_LOST: dict[str, Callable[[Any], bool]] = {
     "monitor": lambda memory: True,
@@ -328,7 +332,7 @@ class Carrier:
         found = level.take(list(words.values()), needed)
         if needed and not found:
             if block.name in BEGIN_ANEW:
-                self.begins_anew(key, block, fresh, fresh._fields)
+                self.begins_anew(key, block, fresh, _large(fresh, fresh._fields))
                 return fresh
             held = ", then ".join(self.held) or "no moments"
             raise self.error(
@@ -368,15 +372,17 @@ class Carrier:
         found = level.unwrap(block.name)
         own = tuple(n for n in memory._fields if n != "inner" and n not in spec.inside)
         if found is None:
-            self.begins_anew(key, block, memory, own)
+            self.begins_anew(key, block, memory, _large(memory, own))
         else:
             words = _words(block, own, level.passed)
             beside = level.take(list(words.values()), [])
             columns = {n: beside[w] for n, w in words.items() if w in beside} | found.own
-            missing = [n for n in own if n not in columns and _is_large(getattr(memory, n))]
+            missing = [n for n in _large(memory, own) if n not in columns]
+            memory = self.columns_of(memory, columns)
+            if "acc_value" in own and int(memory.mini_step):  # optax keeps no losses
+                missing = ["acc_value"]
             if missing:
                 self.not_there(key, block, memory, missing)
-            memory = self.columns_of(memory, columns)
         inner = {}
         # Steps of what is inside, where nobody has counted them.
         steps = done - int(memory.total_notfinite) if block.name == "skip_nonfinite" else done
@@ -452,11 +458,13 @@ class Carrier:
     def move(self, path: str, x: Any, slot: Slot, form: Form | None, memory: Any) -> Any:
         raise NotImplementedError
 
-    def not_there(self, key: str, block: Any, memory: Any, names: list[str]) -> None:
-        """A wrapper is there, but not these fields."""
+    def begins_anew(self, key: str, block: Any, memory: Any, large: list[str]) -> None:
+        """The other side has no such block or wrapper."""
         raise NotImplementedError
 
-    def begins_anew(self, key: str, block: Any, memory: Any, fields: tuple[str, ...]) -> None: ...
+    def not_there(self, key: str, block: Any, memory: Any, large: list[str]) -> None:
+        """It has this wrapper, without these memories."""
+        raise NotImplementedError
 
     def passed_over(self, path: str, slot: Slot | None, column: Column) -> None: ...
 
@@ -514,9 +522,13 @@ class In(Carrier):
         if slot is not None and slot.says_something():
             raise self.error(f"nothing is remembered here of {column.theirs} at {path}")
 
-    def not_there(self, key, block, memory, names):
-        advice = "; pass optax's LookaheadParams as params" if key == "lookahead" else ""
-        raise self.error(f"{key} remembers {names}, the state given does not hold them{advice}")
+    def begins_anew(self, key, block, memory, large):
+        if large and block.name not in BEGIN_ANEW:
+            self.not_there(key, block, memory, large)
+
+    def not_there(self, key, block, memory, large):
+        advice = ADVICE.get(block.name, "begin with tx.init")
+        raise self.error(f"{key} remembers {large}, the state given does not hold them; {advice}")
 
 
 class Out(Carrier):
@@ -555,18 +567,21 @@ class Out(Carrier):
                 "other side holds no such hyperparameter; write the number into both transformations"
             )
 
-    def not_there(self, key, block, memory, names):
-        self.begins_anew(key, block, memory, names)
+    def not_there(self, key, block, memory, large):
+        self.begins_anew(key, block, memory, large)
 
-    def begins_anew(self, key, block, memory, fields):
-        lost = [n for n in fields if n != "key" and _is_large(getattr(memory, n))]
-        if lost and not NOTHING_LOST.get(block.name, lambda memory: False)(memory):
+    def begins_anew(self, key, block, memory, large):
+        if large and not NOTHING_LOST.get(block.name, lambda memory: False)(memory):
             raise self.error(
-                f"{key} remembers {lost}, which the other side has no place for and would lose; read them "
+                f"{key} remembers {large}, which the other side has no place for and would lose; read them "
                 "first, then pass the transformation without that block and a plain dict of the rest"
             )
 
 
+ADVICE = {
+    "lookahead": "pass optax's LookaheadParams as params",
+    "accumulate": "carry over where a window begins",
+}
 OF_MUON = {"muon": "matrix", "adam": "default"}  # the groups of optax's
 
 
@@ -586,9 +601,10 @@ def _described(record: Record) -> list[str]:
     return [f"{name}: {' or '.join(dict.fromkeys(found))}" for name, found in words.items()]
 
 
-def _is_large(tree: Any) -> bool:
-    """Whether it holds more than single numbers, which a wrapper counts anew without harm."""
-    return any(np.ndim(x) for x in jax.tree.leaves(tree))
+def _large(memory: Any, fields: tuple[str, ...]) -> list[str]:
+    """Those that hold more than single numbers, which are counted anew without harm, or a random key."""
+    large = (n for n in fields if any(np.ndim(x) for x in jax.tree.leaves(getattr(memory, n))))
+    return [n for n in large if n != "key"]
 
 
 def _inside(memory: Any, label: str) -> Any:
