@@ -17,23 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx.engine import trees
-from adamfx.interop.carry import (
+from adamfx.interop.carry import In, Out, checked
+from adamfx.interop.level import (
     COUNT,
     Column,
     Derived,
     Entry,
     Form,
-    In,
     Level,
-    Out,
     Reading,
     Slot,
     Wrapped,
-    checked,
     reading,
     slots,
-    wrappers_of,
 )
+from adamfx.interop.words import wrappers_of
 from adamfx.transformation import GradientTransformation
 
 Tree = Any
@@ -173,28 +171,24 @@ OPTAX: dict[str, dict[str, Any] | tuple[dict[str, Any], ...]] = {
     "PartitionState": {"inner_states": GROUPS},
     "InjectHyperparamsState": {"hyperparams": HYPERPARAMS},
     "InjectStatefulHyperparamsState": {"hyperparams": HYPERPARAMS, "hyperparams_states": INSIDE},
-    # Wrappers, by the fields of ours.
-    "MultiStepsState": {
-        "mini_step": "mini_step",
-        "gradient_step": STEPS_INSIDE,
-        "acc_grads": Entry("acc_grads", _sum_of("mini_step")),
-        "skip_state": STAYS,
-        "inner_opt_state": INSIDE,
-    },
-    "ApplyIfFiniteState": {
-        "notfinite_count": "notfinite_count",
-        "last_finite": "last_finite",
-        "total_notfinite": "total_notfinite",
-    },
-    "LookaheadState": {"fast_state": INSIDE, "steps_since_sync": "steps_since_sync"},
-    "MechanicState": {
-        "r": "r",
-        "m": "m",
-        "v": "v",
-        "s": "s",
-        "x0": "start",
-        "base_optimizer_state": INSIDE,
-    },
+    "MultiStepsState": _of(
+        "accumulate",
+        mini_step="mini_step",
+        gradient_step=STEPS_INSIDE,
+        acc_grads=Entry("acc_grads", _sum_of("mini_step")),
+        skip_state=STAYS,
+        inner_opt_state=INSIDE,
+    ),
+    "ApplyIfFiniteState": _of(
+        "skip_nonfinite",
+        notfinite_count="notfinite_count",
+        last_finite="last_finite",
+        total_notfinite="total_notfinite",
+    ),
+    "LookaheadState": _of("lookahead", fast_state=INSIDE, steps_since_sync="steps_since_sync"),
+    "MechanicState": _of(
+        "mechanize", r="r", m="m", v="v", s="s", x0="start", base_optimizer_state=INSIDE
+    ),
 }
 WRAPPERS = {
     "MultiStepsState": "accumulate",

@@ -17,18 +17,8 @@ import jax
 import numpy as np
 
 from adamfx.engine import trees
-from adamfx.interop.carry import (
-    COUNT,
-    Derived,
-    Entry,
-    Form,
-    In,
-    Level,
-    Out,
-    Slot,
-    checked,
-    reading,
-)
+from adamfx.interop.carry import In, Out, checked
+from adamfx.interop.level import COUNT, Derived, Entry, Form, Level, Slot, reading
 from adamfx.transformation import GradientTransformation
 
 Tree = Any
