@@ -69,24 +69,16 @@ MU, NU = "mu (ema of value)", "nu (ema of square)"
 TRACE, ON_DIRECTION = "mu (trace of value)", "mu (ema of direction)"
 
 
-def _of(block: str, **row: Any) -> dict[str, Any]:
-    """A row whose names are those of one block."""
+def _of(block: str, names: str, **others: Any) -> dict[str, Any]:
+    """A row of what one block remembers: "theirs=ours same" and other entries."""
+    pairs = [name.split("=") for name in names.split()]
+    row = {pair[0]: f"{pair[-1]} ({block})" for pair in pairs}
+    forms = {
+        n: Entry(f"{x.word} ({block})", x.form) for n, x in others.items() if isinstance(x, Entry)
+    }
+    return row | others | forms
 
-    def word(entry: Any) -> Any:
-        if isinstance(entry, Entry):
-            return entry._replace(word=word(entry.word))
-        return f"{entry} ({block})" if isinstance(entry, str) else entry
 
-    return {name: word(entry) for name, entry in row.items()}
-
-
-DISTANCE = {
-    "exp_avg": "mu",
-    "exp_avg_sq": "nu",
-    "grad_sum": "s",
-    "estim_lr": "estim_lr",
-    "numerator_weighted": "r",
-}
 # What most classes call it.
 COMMON: dict[str, Any] = {"count": COUNT, "mu": MU, "nu": NU, "inner_state": INSIDE}
 # Several rows: several optimizers have this class.
@@ -107,7 +99,7 @@ OPTAX: dict[str, dict[str, Any] | tuple[dict[str, Any], ...]] = {
     "ScaleByAmsgradState": {"nu_max": "nu_max (running_max, corrected)"},
     "ScaleByRssState": {"sum_of_squares": "nu (total of square)"},
     "ScaleByAdaDeltaState": {"e_g": NU, "e_x": "nu (scale_by_past_rms)"},
-    "ScaleByAdanState": _of("scale_by_adan", m="mu", v="delta", n="nu", g="previous", t=COUNT),
+    "ScaleByAdanState": _of("scale_by_adan", "m=mu v=delta n=nu g=previous", t=COUNT),
     "ScaleByAdemamixState": {"m1": MU, "m2": "mu_slow (add_slow_average)", "count_m2": COUNT},
     "ScaleBySimplifiedAdEMAMixState": {"m": TRACE, "n": NU, "t": COUNT},
     "ScaleBySM3State": {"mu": AXES, "nu": ON_DIRECTION},
@@ -117,78 +109,61 @@ OPTAX: dict[str, dict[str, Any] | tuple[dict[str, Any], ...]] = {
         "v": "nu (mean of square)",
     },
     "ScaleByOptimisticGradientState": _of(
-        "scale_by_optimistic_gradient", previous_gradient="previous", is_initial_step=FIRST
+        "scale_by_optimistic_gradient", "previous_gradient=previous", is_initial_step=FIRST
     ),
     "MuonState": {"ns_coeffs": STAYS},
-    "MadgradState": _of("scale_by_madgrad", grad_sum_sq="nu", s="total", x0="start"),
+    "MadgradState": _of("scale_by_madgrad", "grad_sum_sq=nu s=total x0=start"),
     "COCOBState": _of(
         "scale_by_cocob",
-        init_particles="start",
-        cumulative_gradients="bets",
-        scale="largest",
-        subgradients="total",
-        reward="reward",
+        "init_particles=start cumulative_gradients=bets scale=largest subgradients=total reward",
     ),
     "DoGState": _of(
         "scale_by_dog",
+        "init_params=start max_dist=reach sum_sq_norm_grads=total",
         is_init_step=FIRST,
-        init_params="start",
-        max_dist="reach",
-        sum_sq_norm_grads="total",
     ),
     "DoWGState": _of(
-        "scale_by_dowg",
-        init_params="start",
-        weighted_sq_norm_grads="total",
-        estim_sq_dist="reach_square",
+        "scale_by_dowg", "init_params=start weighted_sq_norm_grads=total estim_sq_dist=reach_square"
     ),
     "ScaleByDistanceOverGradientsState": _of(
-        "scale_by_dog", init_params="start", max_dist="reach", grad_sum_of_squares="total"
+        "scale_by_dog", "init_params=start max_dist=reach grad_sum_of_squares=total"
     ),
     "ReduceLROnPlateauState": _of(
         "reduce_on_plateau",
-        scale="scale",
-        best_value="best",
-        plateau_count="misses",
-        cooldown_count="cooling",
-        count="seen",
+        "scale best_value=best plateau_count=misses cooldown_count=cooling count=seen",
         avg_value=Entry("total", _sum_of("seen")),
     ),
-    "ProdigyState": _of("scale_by_prodigy", params0="start", **DISTANCE),
-    "DAdaptAdamWState": _of("scale_by_dadapt_adamw", **DISTANCE),
+    "ProdigyState": _of(
+        "scale_by_prodigy",
+        "exp_avg=mu exp_avg_sq=nu grad_sum=s estim_lr numerator_weighted=r params0=start",
+    ),
+    "DAdaptAdamWState": _of(
+        "scale_by_dadapt_adamw", "exp_avg=mu exp_avg_sq=nu grad_sum=s estim_lr numerator_weighted=r"
+    ),
     "ScheduleFreeState": _of(
         "average_iterates",
+        "weight_sum=weight max_lr=largest_rate z",
         b1=STAYS,
-        weight_sum="weight",
         step_count=NEXT,
-        max_lr="largest_rate",
-        z="z",
         base_optimizer_state=INSIDE,
     ),
-    "AddNoiseState": _of("add_noise", rng_key=Entry("key", KEY)),
+    "AddNoiseState": _of("add_noise", "", rng_key=Entry("key", KEY)),
     "ZeroNansState": {"found_nan": STAYS},
-    "LookaheadParams": _of("lookahead", fast=STAYS, slow="slow"),
-    "PartitionState": {"inner_states": GROUPS},
-    "InjectHyperparamsState": {"hyperparams": HYPERPARAMS},
-    "InjectStatefulHyperparamsState": {"hyperparams": HYPERPARAMS, "hyperparams_states": INSIDE},
     "MultiStepsState": _of(
         "accumulate",
-        mini_step="mini_step",
+        "mini_step",
         gradient_step=STEPS_INSIDE,
         acc_grads=Entry("acc_grads", _sum_of("mini_step")),
         skip_state=STAYS,
         inner_opt_state=INSIDE,
     ),
-    "ApplyIfFiniteState": _of(
-        "skip_nonfinite",
-        notfinite_count="notfinite_count",
-        last_finite="last_finite",
-        total_notfinite="total_notfinite",
-    ),
-    "LookaheadState": _of("lookahead", fast_state=INSIDE, steps_since_sync="steps_since_sync"),
-    "MechanicState": _of(
-        "mechanize", r="r", m="m", v="v", s="s", x0="start", base_optimizer_state=INSIDE
-    ),
+    "ApplyIfFiniteState": _of("skip_nonfinite", "notfinite_count last_finite total_notfinite"),
+    "LookaheadState": _of("lookahead", "steps_since_sync", fast_state=INSIDE),
+    "LookaheadParams": _of("lookahead", "slow", fast=STAYS),
+    "MechanicState": _of("mechanize", "r m v s x0=start", base_optimizer_state=INSIDE),
+    "PartitionState": {"inner_states": GROUPS},
+    "InjectHyperparamsState": {"hyperparams": HYPERPARAMS},
+    "InjectStatefulHyperparamsState": {"hyperparams": HYPERPARAMS, "hyperparams_states": INSIDE},
 }
 WRAPPERS = {
     "MultiStepsState": "accumulate",
@@ -294,26 +269,22 @@ def _read(tx: GradientTransformation, state: Tree) -> tuple[Level, Tree, list[Sl
             unknown.append(x)
         elif hasattr(x, "_fields"):
             record(x, level)
-        elif isinstance(x, Mapping):
-            for y in x.values():
-                walk(y, level)
-        elif isinstance(x, (tuple, list)):
-            for y in x:
+        elif isinstance(x, (Mapping, tuple, list)):
+            for y in x.values() if isinstance(x, Mapping) else x:
                 walk(y, level)
         else:
             unknown.extend(y for y in jax.tree.leaves(x) if isinstance(y, Slot))
 
     def record(x: Any, level: Level) -> None:
-        kind = type(x).__name__
-        rows = OPTAX.get(kind, {})
+        rows = OPTAX.get(type(x).__name__, {})
         rows = [COMMON | row for row in (rows if isinstance(rows, tuple) else (rows,))]
-        wrapper = WRAPPERS.get(kind)
+        wrapper = WRAPPERS.get(type(x).__name__)
         # Without a counterpart here it is looked through.
         through = wrapper is not None and wrapper not in ours
         inner = level if wrapper is None or through else Level()
         groups: dict[str, Level] = {}
-        for name in x._fields:
-            entry, y = rows[0].get(name), getattr(x, name)
+        for name, y in x._asdict().items():
+            entry = rows[0].get(name)
             if isinstance(entry, Derived):
                 level.counts.append((y, entry))
             elif entry is STEPS_INSIDE:
@@ -333,8 +304,7 @@ def _read(tx: GradientTransformation, state: Tree) -> tuple[Level, Tree, list[Sl
         if through:
             own.extend(s for c in readings[0].values() for s in jax.tree.leaves(c.tree))
         elif wrapper is not None:
-            of = groups if wrapper == "partition" else {"": inner}
-            level.wrapped.append(Wrapped(wrapper, readings[0], of))
+            level.wrapped.append(Wrapped(wrapper, readings[0], groups or {"": inner}))
         elif readings[0]:
             level.records.append(readings)
 
@@ -367,17 +337,15 @@ def _by_axes(row: Mapping[str, Any], trees_of: Mapping[str, Tree]) -> Reading:
     def is_axes(x: Any) -> bool:
         return isinstance(x, list) and all(isinstance(y, Slot) for y in x)
 
-    def part(found: list[Slot], i: int | None) -> Slot | None:
-        if i is None or len(found) < 2:
-            return found[0] if i is None and len(found) == 1 else None
-        return found[i] if i < len(found) else None
-
     columns = {}
     for name, tree in trees_of.items():
         if row.get(name) is AXES:
+            whole = jax.tree.map(lambda x: x[0] if len(x) == 1 else None, tree, is_leaf=is_axes)
+            columns["nu (total of square)"] = Column(name, whole)
             most = max((len(x) for x in jax.tree.leaves(tree, is_leaf=is_axes)), default=0)
-            for i in (None, *range(most)):
-                of = jax.tree.map(lambda x, i=i: part(x, i), tree, is_leaf=is_axes)
-                field = "nu" if i is None else f"nu_axis{i}"
-                columns[f"{field} (total of square)"] = Column(name, of)
+            for i in range(most):
+                of = jax.tree.map(
+                    lambda x, i=i: x[i] if len(x) > max(i, 1) else None, tree, is_leaf=is_axes
+                )
+                columns[f"nu_axis{i} (total of square)"] = Column(name, of)
     return {word: c for word, c in columns.items() if slots(c.tree)}
