@@ -733,6 +733,7 @@ def test_safetensors_files_of_torch(tmp_path, torch):
     }
     save_file(flat, tmp_path / "run.safetensors")
     found = fx.interop.read_safetensors(tmp_path / "run.safetensors")
+    assert all(isinstance(x, jax.Array) for x in found.values())
     state: dict = {}
     for name, x in found.items():
         key, _, entry = name.rpartition(".")
@@ -746,7 +747,7 @@ def test_safetensors_files_of_torch(tmp_path, torch):
 @pytest.mark.parametrize(
     ("name", "module", "words"),
     [
-        ("read_orbax", "orbax.checkpoint", r"adamfx\[checkpoints\]"),
+        ("read_orbax", "orbax.checkpoint", r"adamfx\[interop\]"),
         ("read_safetensors", "safetensors.flax", r"adamfx\[interop\]"),
     ],
 )

@@ -14,20 +14,18 @@ def read_orbax(path: str | os.PathLike, like: Any = None) -> Any:
       like: a tree of that structure, e.g. `{"opt_state": optax_tx.init(params)}`: its named tuples come
         back. None: dicts and lists, which `from_optax` cannot tell apart.
 
-    Needs Orbax: pip install "adamfx[checkpoints]".
+    Needs Orbax: pip install "adamfx[interop]".
     """
     try:
         import orbax.checkpoint as orbax
     except ImportError:
-        raise ImportError(
-            'read_orbax: needs Orbax; run: pip install "adamfx[checkpoints]"'
-        ) from None
+        raise ImportError('read_orbax: needs Orbax; run: pip install "adamfx[interop]"') from None
     with orbax.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(os.path.abspath(path), like)
 
 
 def read_safetensors(path: str | os.PathLike) -> dict[str, Any]:
-    """The arrays in a safetensors file by name, as NumPy arrays; bfloat16 as that of ml_dtypes.
+    """The arrays in a safetensors file by name, as JAX arrays, so bfloat16 as such and 64 bits as 32 by default.
 
     A file holds no nested dicts: of an optimizer, names such as "layer.weight.exp_avg" come back as
     {"layer.weight": {"exp_avg": ...}} by `{k: v}` of your own, and go to `from_torch`.
