@@ -366,6 +366,41 @@ torch goes on in our memory | interop/carry.py
 + new = jnp.asarray(np.asarray(value).reshape(x.shape), x.dtype)
   test_carry.py::test_torch_both_ways_in_a_few_steps[Adadelta(lr=1.0)]
 
+A carried sum is taken for an average | interop/words.py
+- return f"{first}{side.name} of {of}"
++ return f"{plain} of {of}"
+  test_carry.py::test_another_recursion_is_not_taken_for_ours
+
+Moments of what was divided are taken for those of the gradient | interop/words.py
+- value = "direction" if "divided" in passed else "value"
++ value = "value"
+  test_carry.py::test_another_recursion_is_not_taken_for_ours
+
+Blocks in another order are taken for ours | interop/level.py
+- self.records = [fitting, *self.records[i + 1 :]]
++ self.records[i] = fitting
+  test_carry.py::test_another_recursion_is_not_taken_for_ours
+
+The buffer of Muon is taken for that of SGD | interop/carry_torch.py
+- [MUON if "ns_steps" in options else SGD]
++ [SGD]
+  test_carry.py::test_another_recursion_of_torch_is_not_taken_for_ours
+
+A counter at its window is no more | interop/carry.py
+- if int(getattr(memory, field)) >= most:
++ if int(getattr(memory, field)) > most:
+  test_carry.py::test_a_counter_beyond_its_window
+
+A parameter that only the other side trains is passed over | interop/carry.py
+- if not kept and (slot.value is None or trees.is_trained(slot.value)):
++ if not kept and slot.value is None:
+  test_carry.py::test_a_parameter_that_is_trained_on_one_side_only
+
+A basis begins anew under moments that lie in it | interop/carry.py
+- if block.name not in BEGIN_ANEW and (large := _large(memory, fields)):
++ if block.name == "nothing" and (large := _large(memory, fields)):
+  test_carry.py::test_a_wrapper_whose_memory_the_moments_are_written_in
+
 A number of a checkpoint is rounded | training/checkpoints.py
 - old, found = x.item(), new.item()
 + new = new.astype(np.float32).astype(dtype); old, found = x.item(), new.item()

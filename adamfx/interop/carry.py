@@ -144,24 +144,30 @@ class Carrier:
         return self.columns_of(memory, {n: found[w] for n, w in words.items() if w in found})
 
     def columns_of(self, memory: Any, found: Mapping[str, Column]) -> Any:
+        ours = [getattr(memory, name) for name in found]
+        kept = {p for x in ours for p, leaf in _rows(x) if leaf is not None}
         # What has a form of its own may read the rest of the memory.
         for name, column in sorted(found.items(), key=lambda pair: pair[1].form is not None):
-            ours = getattr(memory, name)
-            paths = trees.paths(ours)
-            if trees.paths(column.tree) != paths:  # of Flax nnx, the nodes differ
-                difference = trees.same_structure(column.tree, ours)
+            of = getattr(memory, name)
+            if trees.paths(column.tree) != trees.paths(of):  # of Flax nnx, the nodes differ
+                difference = trees.same_structure(column.tree, of)
                 raise self.error(f"{column.theirs} is another tree than params: {difference}")
-            leaves, structure = trees.flatten(ours)
-            rows = zip(paths, leaves, trees.flatten(column.tree)[0], strict=True)
-            new = [self.one(path, x, slot, column, memory) for path, x, slot in rows]
-            memory = replaced(memory, {name: structure.unflatten(new)})
+            pairs = zip(_rows(of), trees.flatten(column.tree)[0], strict=True)
+            new = [
+                self.one(path, x, slot, column, memory, path in kept) for (path, x), slot in pairs
+            ]
+            memory = replaced(memory, {name: trees.flatten(of)[1].unflatten(new)})
         return memory
 
-    def one(self, path: str, x: Any, slot: Slot | None, column: Column, memory: Any) -> Any:
+    def one(
+        self, path: str, x: Any, slot: Slot | None, column: Column, memory: Any, kept: bool
+    ) -> Any:
+        """One array; `kept` tells whether anything is remembered of this parameter here."""
         if slot is not None:
             slot.taken = True
         if x is None:
-            self.passed_over(path, slot, column)
+            if slot is not None:
+                self.passed_over(path, slot, column, kept)
             return None
         if slot is None:
             raise self.error(f"the parameter at {path} has no {column.theirs!r}, others have")
@@ -268,7 +274,9 @@ class Carrier:
         """The other side has no such block, or a wrapper without these memories of it."""
         raise NotImplementedError
 
-    def passed_over(self, path: str, slot: Slot | None, column: Column) -> None: ...
+    def passed_over(self, path: str, slot: Slot, column: Column, kept: bool) -> None:
+        """There it is remembered, here not."""
+        raise NotImplementedError
 
     def not_live(self, name: str, value: Any, given: Any) -> None: ...
 
@@ -315,9 +323,12 @@ class In(Carrier):
         new = jnp.array(np.asarray(value).reshape(x.shape), x.dtype)
         return jax.device_put(new, x.sharding) if x.committed else new
 
-    def passed_over(self, path, slot, column):
-        if slot is not None and slot.says_something():
-            raise self.error(f"nothing is remembered here of {column.theirs} at {path}")
+    def passed_over(self, path, slot, column, kept):
+        if slot.says_something():
+            raise self.error(
+                f"nothing is remembered here of {column.theirs} at {path}; train that parameter here, too, "
+                "or leave it out there (masked)"
+            )
 
     def begin_anew(self, key, block, memory, fields):
         if block.name not in BEGIN_ANEW and (large := _large(memory, fields)):
@@ -356,6 +367,13 @@ class Out(Carrier):
             )
         slot.new = new
         return x
+
+    def passed_over(self, path, slot, column, kept):
+        if not kept and (slot.value is None or trees.is_trained(slot.value)):
+            raise self.error(
+                f"{column.theirs} at {path} has nothing here that could fill it; train that parameter here, "
+                "too, or leave it out there (masked, or a key of None)"
+            )
 
     def not_live(self, name, value, given):
         if given is not None and not np.allclose(value, np.asarray(given), 1e-6, 0):
@@ -397,6 +415,11 @@ def _described(record: Record) -> list[str]:
     for word, column in (pair for r in record for pair in r.items()):
         words.setdefault(column.theirs, []).append(word)
     return [f"{name}: {' or '.join(dict.fromkeys(found))}" for name, found in words.items()]
+
+
+def _rows(tree: Any) -> list[tuple[str, Any]]:
+    """(path, leaf) of all leaves, None where nothing is remembered."""
+    return list(zip(trees.paths(tree), trees.flatten(tree)[0], strict=True))
 
 
 def _large(memory: Any, fields: tuple[str, ...]) -> list[str]:

@@ -25,7 +25,7 @@ def read_orbax(path: str | os.PathLike, like: Any = None) -> Any:
 
 
 def read_safetensors(path: str | os.PathLike) -> dict[str, Any]:
-    """The arrays in a safetensors file by name, as JAX arrays, so bfloat16 as such and 64 bits as 32 by default.
+    """The arrays in a safetensors file by name, as those of JAX: 64 bits are 32 unless jax_enable_x64 is set.
 
     A file holds no nested dicts: of an optimizer, names such as "layer.weight.exp_avg" come back as
     {"layer.weight": {"exp_avg": ...}} by `{k: v}` of your own, and go to `from_torch`.
