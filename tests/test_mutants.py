@@ -326,14 +326,14 @@ A half sine | schedules.py
 + return 0.5 * (1 + jnp.sin(jnp.pi * _fraction(count, steps)))
   test_blocks.py::test_a_cosine_ends_at_alpha
 
-A carried moment is not that of the peer | interop/carry.py
+A carried moment is not that of the peer | interop/directions.py
 - new = jnp.array(np.asarray(value).reshape(x.shape), x.dtype)
 + new = jnp.zeros_like(x)
   test_training.py::test_state_carried_over_from_optax[adam]
 
-The moments of Adadelta change places | interop/carry.py
-- for i, column in enumerate(record):
-+ for i, column in reversed(list(enumerate(record))):
+The moments of Adadelta change places | interop/carry_optax.py
+- {"e_g": NU, "e_x": "nu (scale_by_past_rms)"}
++ {"e_x": NU, "e_g": "nu (scale_by_past_rms)"}
   test_carry.py::test_optax_both_ways_in_a_few_steps[adadelta(LR)]
 
 Half a window is carried over as its mean | interop/carry_optax.py
@@ -356,12 +356,12 @@ Rows and columns of Adafactor change places | interop/carry_torch.py
 + key=lambda x: (x.shape[-1] == 1, -math.prod(x.shape)))
   test_carry.py::test_torch_both_ways_in_a_few_steps[Adafactor()]
 
-The counters of the other side stay | interop/carry.py
+The counters of the other side stay | interop/directions.py
 - slot.new = np.asarray(derived.back(done, slot.options))
 + slot.new = None
   test_carry.py::test_torch_both_ways_in_a_few_steps[Adam(amsgrad=True)]
 
-torch goes on in our memory | interop/carry.py
+torch goes on in our memory | interop/directions.py
 - new = jnp.array(np.asarray(value).reshape(x.shape), x.dtype)
 + new = jnp.asarray(np.asarray(value).reshape(x.shape), x.dtype)
   test_carry.py::test_torch_both_ways_in_a_few_steps[Adadelta(lr=1.0)]
@@ -391,12 +391,12 @@ A counter at its window is no more | interop/carry.py
 + if int(getattr(memory, field)) > most:
   test_carry.py::test_a_counter_beyond_its_window
 
-A parameter that only the other side trains is passed over | interop/carry.py
+A parameter that only the other side trains is passed over | interop/directions.py
 - if not kept and (slot.value is None or trees.is_trained(slot.value)):
 + if not kept and slot.value is None:
   test_carry.py::test_a_parameter_that_is_trained_on_one_side_only
 
-A basis begins anew under moments that lie in it | interop/carry.py
+A basis begins anew under moments that lie in it | interop/directions.py
 - if block.name not in BEGIN_ANEW and (large := _large(memory, fields)):
 + if block.name == "nothing" and (large := _large(memory, fields)):
   test_carry.py::test_a_wrapper_whose_memory_the_moments_are_written_in

@@ -1,19 +1,17 @@
 """The walk that carries a state over, in both directions.
 
-The state of another library is a `Level`, its arrays in `Slot`s under words that say what is remembered,
-"nu (ema of square)". One walk goes through our sentence, its wrappers included, and finds for
-each memory the slots that hold the same; `In` reads them, `Out` writes them. What is one number per step
-(masses, the rate last applied, counters) stands in no table: on the way in it is computed by going through
-the steps done so far, on the way out from the counter.
+The state of another library is a `Level`: its arrays in `Slot`s, under words that say what is remembered,
+"nu (ema of square)". One walk goes through our sentence, its wrappers included, and finds for each memory
+the slots that hold the same. What is one number per step (masses, the rate last applied, counters) stands in
+no table: on the way in it is computed by going through the steps done so far, on the way out from the counter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from adamfx.combine import LIVE
@@ -22,8 +20,8 @@ from adamfx.engine.memory import is_memory
 from adamfx.engine.packed import as_given
 from adamfx.engine.words import Treewise
 from adamfx.interop.level import Column, Form, Level, Record, Slot, Wrapped, slots
-from adamfx.interop.replay import by_steps, replaced, replayed, steps_outside
-from adamfx.interop.words import blocks_of, inside, only_groups, passed_by, words_of
+from adamfx.interop.replay import by_steps, replaced
+from adamfx.interop.words import blocks_of, inside, passed_by, words_of
 from adamfx.schedules import value_at
 from adamfx.transformation import GradientTransformation
 
@@ -33,11 +31,6 @@ BEGIN_ANEW = (
     *("keep_average", "keep_samples", "compensate", "round_stochastically"),
     *("accumulate", "lookahead", "master_weights", "mechanize", "monitor"),
 )
-# Wrappers of which nothing is lost with what they remember themselves, always or under a condition.
-NOTHING_LOST: dict[str, Callable[[Any], bool]] = {
-    "monitor": lambda memory: True,
-    "accumulate": lambda memory: int(memory.mini_step) == 0,
-}
 # Counters that begin anew: below this argument of the block, or so much above it.
 WINDOWS: dict[str, dict[str, tuple[str, int]]] = {
     "accumulate": {"mini_step": ("every", 0)},
@@ -48,10 +41,8 @@ WINDOWS: dict[str, dict[str, tuple[str, int]]] = {
         "cooling": ("cooldown", 1),
     },
 }
+OF_MUON = {"muon": "matrix", "adam": "default"}  # the groups of optax's
 SAME_MEANING = ("learning_rate", "weight_decay")  # hyperparameters called alike everywhere
-
-
-# ---- the walk ------------------------------------------------------------------------------------
 
 
 class Carrier:
@@ -185,7 +176,7 @@ class Carrier:
             words = words_of(block, own, level.passed)
             held = level.take(list(words.values()), []) | found.own
             columns = {n: held[w] for n, w in words.items() if w in held}
-            missing = [n for n in _large(memory, own) if n not in columns]
+            missing = [n for n in large_of(memory, own) if n not in columns]
             memory = self.columns_of(memory, columns)
             if "acc_value" in own and int(memory.mini_step):  # optax keeps no losses
                 missing = ["acc_value"]
@@ -281,132 +272,7 @@ class Carrier:
     def not_live(self, name: str, value: Any, given: Any) -> None: ...
 
 
-class In(Carrier):
-    """The other state is read into a new one of ours."""
-
-    def count(self, tx, state, level, given, outer):
-        done = self.found(tx, level) if given is None else given
-        done = outer if done is None else done
-        if done is None:
-            raise self.error("the state does not tell how many steps were done; pass count=...")
-        return done
-
-    def found(self, tx: GradientTransformation, level: Level) -> int | None:
-        """The steps that a level tells of; None where it tells of none."""
-        told = {
-            derived.into(self.one_run(slot.value))
-            for tree, derived in level.counts
-            if derived.into
-            for slot in slots(tree)
-        }
-        if len(told) > 1 and not only_groups(tx):  # each of which has a counter of its own
-            raise self.error(self.hint.format(told=sorted(told)))
-        if told:
-            return max(told)
-        for wrapped in level.wrapped:
-            inner = [self.found(tx, x) for x in wrapped.inside.values()]
-            if inner := [n for n in inner if n is not None]:
-                return steps_outside(tx, wrapped, max(inner))
-        return None
-
-    def begin(self, tx, state, done):
-        return replayed(tx, state, done)
-
-    def move(self, path, x, slot, form, memory):
-        value = np.asarray(slot.value) if form is None else form.into(slot.value, memory)
-        if not self.fits(np.shape(value), x.shape):
-            raise self.error(
-                f"{slot.where} at {path} has shape {np.shape(value)}, here it is {x.shape}"
-                + ("; see convert=..." if self.caller == "from_torch" else "")
-            )
-        # A copy: torch goes on in the memory that a NumPy array of it looks at.
-        new = jnp.array(np.asarray(value).reshape(x.shape), x.dtype)
-        return jax.device_put(new, x.sharding) if x.committed else new
-
-    def passed_over(self, path, slot, column, kept):
-        if slot.says_something():
-            raise self.error(
-                f"nothing is remembered here of {column.theirs} at {path}; train that parameter here, too, "
-                "or leave it out there (masked)"
-            )
-
-    def begin_anew(self, key, block, memory, fields):
-        if block.name not in BEGIN_ANEW and (large := _large(memory, fields)):
-            self.lacks(key, block, memory, large)
-
-    def lacks(self, key, block, memory, large):
-        advice = ADVICE.get(block.name, "begin with tx.init")
-        raise self.error(f"{key} remembers {large}, the state given does not hold them; {advice}")
-
-
-class Out(Carrier):
-    """Our state is written into the slots of the other."""
-
-    def count(self, tx, state, level, given, outer):
-        done = int(self.one_run(state["count"]))
-        for tree, derived in level.counts:
-            for slot in slots(tree):
-                slot.new = np.asarray(derived.back(done, slot.options))
-        return done
-
-    def begin(self, tx, state, done):
-        extra = set(state) - {"count", LIVE} - {key for key, _ in tx.blocks}
-        if extra:
-            raise self.error(
-                f"the state holds {', '.join(sorted(extra))}, which {tx!r} does not know; a plain dict of "
-                "the other entries may be passed"
-            )
-        return {**state}
-
-    def move(self, path, x, slot, form, memory):
-        new = x if form is None else form.back(x, memory)
-        there = None if slot.value is None else np.shape(slot.value)
-        if form is None and there is not None and not self.fits(there, np.shape(new)):
-            raise self.error(
-                f"{slot.where} at {path} has shape {there}, here it is {np.shape(new)}"
-            )
-        slot.new = new
-        return x
-
-    def passed_over(self, path, slot, column, kept):
-        if not kept and (slot.value is None or trees.is_trained(slot.value)):
-            raise self.error(
-                f"{column.theirs} at {path} has nothing here that could fill it; train that parameter here, "
-                "too, or leave it out there (masked, or a key of None)"
-            )
-
-    def not_live(self, name, value, given):
-        if given is not None and not np.allclose(value, np.asarray(given), 1e-6, 0):
-            raise self.error(
-                f"{name} is {float(value):g} in the state, {float(given):g} in the transformation, and the "
-                "other side holds no such hyperparameter; write the number into both transformations"
-            )
-
-    def begin_anew(self, key, block, memory, fields):
-        if large := _large(memory, fields):
-            self.lacks(key, block, memory, large)
-
-    def lacks(self, key, block, memory, large):
-        if not NOTHING_LOST.get(block.name, lambda memory: False)(memory):
-            raise self.error(
-                f"{key} remembers {large}, which the other side has no place for and would lose; read them "
-                "first, then pass the transformation without that block and a plain dict of the rest"
-            )
-
-
-ADVICE = {
-    "lookahead": "pass optax's LookaheadParams as params",
-    "accumulate": "carry over where a window begins",
-}
-OF_MUON = {"muon": "matrix", "adam": "default"}  # the groups of optax's
-
-
 # ---- helpers -------------------------------------------------------------------------------------
-
-
-def checked(caller: str, tx: Any) -> None:
-    if not isinstance(tx, GradientTransformation):
-        raise TypeError(f"{caller}: tx must be a transformation of adamfx, got {tx!r}")
 
 
 def _described(record: Record) -> list[str]:
@@ -422,12 +288,6 @@ def _rows(tree: Any) -> list[tuple[str, Any]]:
     return list(zip(trees.paths(tree), trees.flatten(tree)[0], strict=True))
 
 
-def _large(memory: Any, fields: tuple[str, ...]) -> list[str]:
-    """Those that hold more than single numbers, which are counted anew without harm, or a random key."""
-    large = (n for n in fields if any(np.ndim(x) for x in jax.tree.leaves(getattr(memory, n))))
-    return [n for n in large if n != "key"]
-
-
 def _inside(memory: Any, label: str) -> Any:
     if label in memory._fields:
         return getattr(memory, label)
@@ -438,3 +298,9 @@ def _with_inside(memory: Any, inner: dict[str, Any]) -> Any:
     own = {label: x for label, x in inner.items() if label in memory._fields}
     rest = {label: x for label, x in inner.items() if label not in own}
     return replaced(memory, own | ({"inner": {**memory.inner, **rest}} if rest else {}))
+
+
+def large_of(memory: Any, fields: tuple[str, ...]) -> list[str]:
+    """Those that hold more than single numbers, which are counted anew without harm, or a random key."""
+    large = (n for n in fields if any(np.ndim(x) for x in jax.tree.leaves(getattr(memory, n))))
+    return [n for n in large if n != "key"]

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from adamfx.engine import trees
-from adamfx.interop.carry import In, Out, checked
+from adamfx.interop.directions import In, Out, checked
 from adamfx.interop.level import COUNT, Derived, Entry, Form, Level, Slot, reading
 from adamfx.transformation import GradientTransformation
 
