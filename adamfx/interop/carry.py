@@ -3,7 +3,8 @@
 The state of another library is a `Level`: its arrays in `Slot`s, under words that say what is remembered,
 "nu (ema of square)". One walk goes through our sentence, its wrappers included, and finds for each memory
 the slots that hold the same. What is one number per step (masses, the rate last applied, counters) stands in
-no table: on the way in it is computed by going through the steps done so far, on the way out from the counter.
+no table: on the way in it is computed by going through the steps done so far, on the way out from the
+counter.
 """
 
 from __future__ import annotations
