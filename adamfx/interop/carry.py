@@ -183,12 +183,13 @@ class Carrier:
                 missing = ["acc_value"]
             if missing:
                 self.lacks(key, block, memory, missing)
-        inner = {}
+        inner, before = {}, level.passed
         # Steps of what is inside, where nobody has counted them.
         steps = done - int(memory.total_notfinite) if block.name == "skip_nonfinite" else done
         for label, tx in spec.inside.items():
-            state = _inside(memory, label)
+            state = getattr(memory, label) if label in memory._fields else memory.inner[label]
             below = self.below(key, block, memory, level, found, label)
+            below.passed = before
             # On the same level the steps are known; below it they may be counted anew.
             inner[label] = self.sentence(tx, state, below, steps if below is level else None, steps)
         return _with_inside(memory, inner)
@@ -287,12 +288,6 @@ def _described(record: Record) -> list[str]:
 def _rows(tree: Any) -> list[tuple[str, Any]]:
     """(path, leaf) of all leaves, None where nothing is remembered."""
     return list(zip(trees.paths(tree), trees.flatten(tree)[0], strict=True))
-
-
-def _inside(memory: Any, label: str) -> Any:
-    if label in memory._fields:
-        return getattr(memory, label)
-    return memory.inner[label]
 
 
 def _with_inside(memory: Any, inner: dict[str, Any]) -> Any:
