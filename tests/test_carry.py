@@ -739,6 +739,37 @@ def test_a_wrapper_whose_memory_the_moments_are_written_in():
     )
 
 
+def test_what_is_of_another_library_or_shape_or_name():
+    own = fx.chain(optax.scale_by_adam(), fx.scale_by_lr(LR))
+    p, like = tree(), optax.adam(LR).init(tree())
+    assert_refused("is of another library", lambda: fx.interop.from_optax(own, like, p))
+    other = fx.adam(LR).init(tree(shapes={"w": (2, 4), "b": (3,)}))
+    words = r"mu at \['w'\] has shape \(3, 4\), here it is \(2, 4\)"
+    assert_refused(words, lambda: fx.interop.to_optax(fx.adam(LR), other, like))
+    entry = {"step": 3, "exp_avg": p["b"], "exp_avg_sq": p["b"], "hessian": np.ones(3)}
+    words = r"holds 'hessian', which would be lost; known are step, .*momentum_buffer"
+    assert_refused(
+        words, lambda: fx.interop.from_torch(fx.adam(LR), {0: entry}, {"b": 0}, {"b": p["b"]})
+    )
+
+
+def test_live_hyperparameters_stay_where_the_other_side_has_none():
+    tx = fx.live(fx.adam(LR))
+    s = fx.interop.from_optax(tx, optax.adam(0.5).init(tree()), tree())
+    assert fx.hyperparams(s) == {"live.scale_by_lr.learning_rate": np.float32(LR)}
+    injected = optax.inject_hyperparams(optax.adam)(0.5).init(tree())
+    fx.interop.from_optax(fx.adam(RATE), injected, tree())  # a schedule is not compared
+
+
+def test_counters_that_are_numbers_of_python_stay_such():
+    (adam, *rest), tx = optax.adam(LR).init(tree()), fx.adam(LR)
+    back = fx.interop.to_optax(
+        tx, fx.set(tx.init(tree()), count=3), (adam._replace(count=0), *rest)
+    )
+    assert type(back[0].count) is int
+    assert back[0].count == 3
+
+
 def test_a_wrapper_that_would_have_to_know_the_start():
     tx, like = fx.sgd(LR, 0.9), optax.contrib.mechanize(optax.sgd(LR, 0.9)).init(tree())
     assert_refused(r"x0.* of `like`", lambda: fx.interop.to_optax(tx, tx.init(tree()), like))

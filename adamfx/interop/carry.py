@@ -99,8 +99,6 @@ class Carrier:
                 now[key] = self.wrapper(key, block, memory, level, done)
             elif is_memory(memory):
                 now[key] = self.leafwise(key, tx, block, memory, state[key], level)
-            elif jax.tree.leaves(memory):
-                raise self.error(f"{key} is of another library, and cannot be carried over")
             self.within(key, block, now.get(key))
             level.passed = passed_by(block, level.passed)
         return as_given(state, now)
@@ -168,7 +166,7 @@ class Carrier:
     def wrapper(self, key: str, block: Any, memory: Any, level: Level, done: int) -> Any:
         spec = block.meaning
         if spec.bare:
-            return self.bare(block, memory, level, done)
+            return self.bare(key, block, memory, level, done)
         found = level.unwrap(block.name)
         own = tuple(n for n in memory._fields if n != "inner" and n not in spec.inside)
         if found is None:
@@ -214,9 +212,13 @@ class Carrier:
             )
         return theirs.get(label, Level())
 
-    def bare(self, block: Any, memory: Any, level: Level, done: int) -> Any:
+    def bare(self, key: str, block: Any, memory: Any, level: Level, done: int) -> Any:
         """`named` and `live`: their state is that of what is inside."""
-        (inner,) = block.meaning.inside.values()
+        if not inside(block):
+            raise self.error(
+                f"{key} is of another library; write the block of adamfx that does the same"
+            )
+        (inner,) = inside(block).values()
         new = {**self.sentence(inner, memory, level, done, None)}
         if LIVE in memory:
             new[LIVE] = self.live(inner, memory[LIVE], level)
