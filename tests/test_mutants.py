@@ -397,8 +397,8 @@ A parameter that only the other side trains is passed over | interop/directions.
   test_carry.py::test_a_parameter_that_is_trained_on_one_side_only
 
 A basis begins anew under moments that lie in it | interop/directions.py
-- if block.name not in BEGIN_ANEW and (large := _large(memory, fields)):
-+ if block.name == "nothing" and (large := _large(memory, fields)):
+- if block.name not in BEGIN_ANEW and (large := large_of(memory, fields)):
++ if block.name == "nothing" and (large := large_of(memory, fields)):
   test_carry.py::test_a_wrapper_whose_memory_the_moments_are_written_in
 
 A number of a checkpoint is rounded | training/checkpoints.py
