@@ -130,7 +130,9 @@ def test_a_table_holds_the_history(tmp_path):
     path = tmp_path / "run.csv"
     evaluate = lambda params, state: {"val": jnp.sum(params["w"])}  # noqa: E731
     settings = {"evaluate": evaluate, "evaluate_every": 5, "steps_per_dispatch": 2}
-    done = fit(callbacks=[Noted(every=4), fx.Table(path)], **settings)  # a turn at the last step, too
+    done = fit(
+        callbacks=[Noted(every=4), fx.Table(path)], **settings
+    )  # a turn at the last step, too
     found = rows(path)
     assert [row["step"] for row in found] == list(range(1, 13))
     assert [row["loss"] for row in found] == done.history["loss"].tolist()  # to the last bit

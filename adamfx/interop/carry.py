@@ -1,335 +1,304 @@
-"""Carrying a run over: an adamfx state from the state of optax or torch.
+"""The walk that carries a state over, in both directions.
 
-    state = fx.interop.from_optax(fx.adamw(1e-3), optax_state, params)
-    state = fx.interop.from_torch(fx.adamw(1e-3), optimizer.state, parameters, params)
-
-The moments are copied; what is one number per step (masses, the rate last applied, the counter) is
-computed by going through the steps done so far. So the next step equals the peer's.
+The state of another library is a `Level`: its arrays in `Slot`s, under words that say what is remembered,
+"nu (ema of square)". One walk goes through our sentence, its wrappers included, and finds for each memory
+the slots that hold the same. What is one number per step (masses, the rate last applied, counters) stands in
+no table: on the way in it is computed by going through the steps done so far, on the way out from the
+counter.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from adamfx.combine import LIVE
 from adamfx.engine import trees
-from adamfx.engine.memory import remember
+from adamfx.engine.memory import is_memory
 from adamfx.engine.packed import as_given
-from adamfx.engine.words import Step, Treewise
+from adamfx.engine.words import Treewise
+from adamfx.interop.level import Column, Form, Level, Record, Slot, Wrapped, slots
+from adamfx.interop.replay import by_steps, replaced
+from adamfx.interop.words import blocks_of, inside, passed_by, words_of
+from adamfx.schedules import value_at
 from adamfx.transformation import GradientTransformation
 
-Tree = Any
-# What optax calls otherwise, for a message.
-COUNTERPARTS = {
-    "MultiSteps": "accumulate(transformation, every)",
-    "multi_transform": "partition(transforms, param_labels)",
-    "inject_hyperparams": "live(transformation)",
-    "named_chain": "named(name, transformation)",
-    "scale_by_adam": "chain(scale_by_moments(b1, b2), bias_correct())",
-    "scale_by_rms": "scale_by_moments(None, decay)",
-    "scale_by_rss": "scale_by_moments(None, total())",
-    "scale_by_schedule": "scale(schedule) or scale_by_lr(schedule)",
-    "scale_by_learning_rate": "scale_by_lr(learning_rate)",
-    "scale_by_lion": "chain(scale_by_moments(b2, None, lag='first'), nesterov(b1), sign())",
-    "apply_if_finite": "skip_nonfinite(transformation), which never applies a NaN,",
-    "tree_utils": "jax.tree",
-    "ApplyEvery": "accumulate(transformation, k)",
-    "apply_every": "accumulate(transformation, k), which averages where optax adds",
-    "bias_correction": "bias_correct()",
-    "conditionally_mask": "skip_nonfinite(transformation), skip_spikes(transformation) or treewise(...)",
-    "conditionally_transform": "skip_nonfinite(transformation), skip_spikes(transformation) or treewise(...)",
-    "flatten": "identity(): leaves of one shape and dtype are one program anyway",
-    "inject_stateful_hyperparams": "live(transformation)",
-    "measure_with_ema": "monitor(transformation, ...)",
-    "microbatching": "per_example_grads(loss, microbatch_size)",
-    "microbatch": "per_example_grads(loss, microbatch_size) or accumulate(transformation, k)",
-    "normalize": "normalize_by_update_norm()",
-    "optimistic_adam_v2": "optimistic_adam(learning_rate)",
-    "per_example_global_norm_clip": "differentially_private_aggregate(l2_norm_clip, 0.0)",
-    "per_example_layer_norm_clip": "differentially_private_aggregate(l2_norm_clip, 0.0), over all leaves,",
-    "scale_by_acprop": "acprop(learning_rate)",
-    "scale_by_adadelta": "chain(scale_by_moments(None, rho, where='in'), scale_by_past_rms(rho))",
-    "scale_by_adamax": "scale_by_moments(b1, decayed_max(b2))",
-    "scale_by_ademamix": "ademamix(learning_rate)",
-    "scale_by_adopt": "adopt(learning_rate)",
-    "scale_by_amsgrad": "chain(scale_by_moments(b1, b2), bias_correct(), running_max())",
-    "scale_by_belief": "chain(scale_by_moments(b1, ema(b2, of='deviation')), bias_correct())",
-    "scale_by_distance_over_gradients": "scale_by_dog()",
-    "scale_by_factored_rms": "scale_by_moments(None, mean(0.8, storage=factored()))",
-    "scale_by_galore": "view(scale_by_moments(b1, b2), low_rank(rank))",
-    "scale_by_muon": "chain(scale_by_moments(beta, None), nesterov(), orthogonalize())",
-    "scale_by_novograd": "novograd(learning_rate)",
-    "scale_by_radam": "chain(scale_by_moments(b1, b2), bias_correct(), rectify())",
-    "scale_by_sign": "sign()",
-    "scale_by_simplified_ademamix": "simplified_ademamix(learning_rate)",
-    "scale_by_sm3": "scale_by_moments(None, total(storage=cover()), where='in')",
-    "scale_by_stddev": "chain(scale_by_moments(decay, decay), center())",
-    "scale_by_yogi": "scale_by_moments(b1, yogi_ema(b2))",
-    "hutchinson_estimator_diag_hessian": "hutchinson(loss, params, key)",
-    "schedule_free_eval_params": "tx.evaluate_at(state, params)",
-    "selective_transform": "partition(...) or masked(...)",
-    "skip_large_updates": "skip_spikes(transformation)",
-    "skip_not_finite": "skip_nonfinite(transformation)",
-    "snapshot": "monitor(transformation, ...)",
-    "stateless": "a block: @block and leafwise(...)",
-    "stateless_with_tree_map": "a block: @block and leafwise(...)",
-    "init_empty_state": "tx.init(params)",
-    "with_extra_args_support": "any transformation: extra arguments reach the blocks that read them;",
-    "unitwise_clip": "adaptive_grad_clip(clipping)",
-    "unitwise_norm": "adaptive_grad_clip(clipping)",
-    "safe_increment": "state['count'], which counts by itself",
-    "safe_int32_increment": "state['count'], which counts by itself",
-    "safe_norm": "global_norm(tree), whose derivative at 0 is 0",
-    "safe_root_mean_squares": "global_norm(tree), whose derivative at 0 is 0",
-    "scale_gradient": "scale(step_size)",
-    "update_moment": "scale_by_moments(b1, b2)",
-    "update_infinity_moment": "scale_by_moments(b1, decayed_max(b2))",
-    "update_moment_per_elem_norm": "scale_by_moments(b1, ema(b2, of='norm_square'))",
-    "matrix_inverse_pth_root": "whiten()",
-    "power_iteration": "eigenbasis(decay)",
-    "nnls": "keep_params_nonnegative()",
-    "EmptyState": "tx.init(params), a dict by block,",
-    "MaskedNode": "None, as what is left out is here,",
-    "GradientTransformationExtraArgs": "GradientTransformation",
-    "LookaheadParams": "lookahead(...) on ordinary parameters",
-    "WrappedSchedule": "schedule(function)",
-    "StatefulSchedule": "schedule(function)",
-    "MuonDimensionNumbers": "view(transformation, as_matrix(rows, columns))",
-    "GaLoreDimensionNumbers": "view(transformation, as_matrix(rows, columns))",
+# What may begin in the middle of a run, as tx.init makes it: blocks, and wrappers with a memory of each
+# parameter.
+BEGIN_ANEW = (
+    *("keep_average", "keep_samples", "compensate", "round_stochastically"),
+    *("accumulate", "lookahead", "master_weights", "mechanize", "monitor"),
+)
+# Counters that begin anew: below this argument of the block, or so much above it.
+WINDOWS: dict[str, dict[str, tuple[str, int]]] = {
+    "accumulate": {"mini_step": ("every", 0)},
+    "lookahead": {"steps_since_sync": ("sync_period", 0)},
+    "reduce_on_plateau": {
+        "seen": ("accumulation_size", 0),
+        "misses": ("patience", 0),
+        "cooling": ("cooldown", 1),
+    },
 }
-OPTAX = {"trace": "mu", "mu": "mu", "nu": "nu", "nu_max": "nu_max"}
-OPTAX_SCALARS = ("count", "mini_step", "gradient_step", "hyperparams", "hyperparams_states")
-TORCH = {
-    "exp_avg": "mu",
-    "momentum_buffer": "mu",
-    "grad_avg": "mu",
-    "exp_avg_sq": "nu",
-    "square_avg": "nu",
-    "max_exp_avg_sq": "nu_max",
-}
+OF_MUON = {"muon": "matrix", "adam": "default"}  # the groups of optax's
+SAME_MEANING = ("learning_rate", "weight_decay")  # hyperparameters called alike everywhere
 
 
-def from_optax(
-    tx: GradientTransformation, state: Tree, params: Tree, count: int | None = None
-) -> dict[str, Any]:
-    """The state of `tx` that goes on where this optax state is.
+class Carrier:
+    """One walk through a transformation and its state, against a level of another library."""
 
-    Args:
-      tx: the same optimizer in adamfx: Adam, AdamW, SGD with momentum, RMSProp, or another whose
-        moments optax keeps as mu, nu or trace.
-      state: optax's state; chains, schedules and inject_hyperparams around it do not matter, nor does
-        MultiSteps between two of its windows.
-      params: the parameters.
-      count: steps done, where optax did not record them.
+    def __init__(self, caller: str, level: Level, hint: str = ""):
+        self.caller, self.level, self.hint = caller, level, hint
+        records = [record for x in level.all() for record in x.records]
+        own = [c for x in level.all() for w in x.wrapped for c in w.own.values()]
+        self.columns = [c for record in records for c in record[0].values()] + own
+        self.held = [what for record in records for what in _described(record)]
+        self.hyperparams = [pair for x in level.all() for pair in x.hyperparams.items()]
 
-    Raises ValueError where what is found there is not what `tx` remembers, and for wrappers and
-    averages: carry over what is inside, and put it into the state of the whole.
-    """
-    records, counts = [], []
+    def fits(self, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+        """Whether these shapes are one; those of optax but for axes of length 1."""
+        if "torch" in self.caller:
+            return a == b
+        return [n for n in a if n != 1] == [n for n in b if n != 1]
 
-    def walk(x: Any, field: str = "the state") -> None:
-        if hasattr(x, "_fields"):
-            moments = {OPTAX[n]: getattr(x, n) for n in x._fields if n in OPTAX}
-            if moments:
-                records.append(moments)
-            if "count" in x._fields:
-                counts.append(int(x.count))
-            for name in set(x._fields) - set(OPTAX) - set(OPTAX_SCALARS):
-                walk(getattr(x, name), name)
-        elif isinstance(x, (tuple, list)):
-            for y in x:
-                walk(y, field)
-        elif isinstance(x, Mapping):
-            for y in x.values():
-                walk(y, field)
-        elif _says_something(x):
-            raise ValueError(
-                f"from_optax: the state holds {field}, which adamfx would lose; known are {', '.join(OPTAX)}"
+    def error(self, words: str) -> ValueError:
+        return ValueError(f"{self.caller}: {words}")
+
+    def one_run(self, x: Any) -> Any:
+        """A counter as an array. Raises ValueError for those of several runs in one state."""
+        if np.ndim(x):
+            raise self.error(
+                f"the state holds {np.shape(x)} runs; carry over one at a time: "
+                "jax.tree.map(lambda x: x[i], state)"
             )
+        return np.asarray(x)
 
-    walk(state)
-    return _carry("from_optax", tx, params, records, count, counts)
-
-
-def _says_something(x: Any) -> bool:
-    """Whether it holds floating numbers that are not all zero."""
-    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact) and bool(np.any(x))
-
-
-def from_torch(
-    tx: GradientTransformation,
-    state: Mapping,
-    keys: Tree,
-    params: Tree,
-    count: int | None = None,
-    convert: Callable[[np.ndarray], Any] = lambda x: x,
-) -> dict[str, Any]:
-    """The state of `tx` that goes on where this torch optimizer is.
-
-    Args:
-      tx: the same optimizer in adamfx, in torch's form where the defaults differ.
-      state: `optimizer.state`, or `optimizer.state_dict()["state"]`.
-      keys: a tree like params of the keys of that state: torch's parameters, or their numbers.
-      params: the parameters.
-      count: steps done, where torch did not record them (SGD).
-      convert: applied to each moment, as it was to the weights (a transposed kernel: `lambda x: x.T`).
-
-    torch itself is not imported. Raises ValueError where what is found there is not what `tx`
-    remembers, and for wrappers and averages.
-    """
-    if not isinstance(state, Mapping):
-        raise TypeError(
-            f"from_torch: state must be optimizer.state, got {type(state).__name__}; pass that of it"
-        )
-    structure, paths = trees.flatten(params)[1], trees.paths(params)
-    entries = []
-    for path, key in zip(paths, structure.flatten_up_to(keys), strict=True):
-        if key is not None and key not in state:  # a look into a defaultdict would write into it
-            raise ValueError(
-                f"from_torch: the state holds nothing for the parameter at {path}; before the first step "
-                "there is nothing to carry over, and of a state_dict() pass the part 'state'"
+    def whole(self, tx: GradientTransformation, state: Any, count: int | None = None) -> Any:
+        """The state after the walk. Raises ValueError where something of the other state is left."""
+        new = self.sentence(tx, state, self.level, count, None)
+        left = [c.theirs for c in self.columns if not all(s.taken for s in slots(c.tree))]
+        if left:
+            raise self.error(
+                f"the state given holds {left} beyond what {tx!r} remembers; write the transformation that "
+                "the run was made with, or carry over a part of it"
             )
-        entries.append(None if key is None else state[key])
-        for name, x in () if key is None else state[key].items():
-            known = name in TORCH or name == "step"
-            if not known and x is not None and np.any(_array(x) if hasattr(x, "detach") else x):
-                raise ValueError(
-                    f"from_torch: the state of the parameter at {path} holds {name!r}, which would be lost; "
-                    f"known are {', '.join(TORCH)}"
+        for name, slot in self.hyperparams:
+            self.same_hyperparam(tx, name, slot)
+        return new
+
+    def sentence(
+        self, tx: GradientTransformation, state: Any, level: Level, count: Any, outer: int | None
+    ) -> Any:
+        done = self.count(tx, state, level, count, outer)
+        now = self.begin(tx, state, done)
+        for key, block in tx.blocks:
+            memory = now.get(key)
+            if isinstance(block.meaning, Treewise) and key in now:
+                now[key] = self.wrapper(key, block, memory, level, done)
+            elif is_memory(memory):
+                now[key] = self.leafwise(key, tx, block, memory, state[key], level)
+            self.within(key, block, now.get(key))
+            level.passed = passed_by(block, level.passed)
+        return as_given(state, now)
+
+    def within(self, key: str, block: Any, memory: Any) -> None:
+        """That no counter is beyond the number at which it begins anew."""
+        for field, (argument, more) in WINDOWS.get(block.name, {}).items():
+            emitted = memory.inner["count"] if block.name == "accumulate" else 0
+            most = round(float(value_at(block.arguments[argument], emitted))) + more
+            if int(getattr(memory, field)) >= most:
+                raise self.error(
+                    f"{field} is {int(getattr(memory, field))}, which {key} with {argument}={most - more} "
+                    f"never reaches; write the {argument} that the run was made with"
                 )
-    first = next((e for e in entries if e is not None), {})
-    counts = [int(e["step"]) for e in entries if e is not None and "step" in e]
-    if len(set(counts)) > 1:
-        raise ValueError(
-            f"from_torch: the parameters were moved {sorted(set(counts))} times; adamfx counts steps once "
-            "for all, so their bias corrections would change; begin anew, or split them by partition"
-        )
-    # A moment of moments (RMSprop's momentum) is a record of its own: torch's order is square_avg first.
-    names = [n for n in TORCH if n in first and first[n] is not None]
-    both = {"square_avg", "momentum_buffer"} <= set(names)
-    order = [[n for n in names if n != "momentum_buffer"], ["momentum_buffer"]] if both else [names]
 
-    def tree(name: str) -> Tree:
-        missing = [
-            p for p, e in zip(paths, entries, strict=True) if e is not None and name not in e
-        ]
-        if missing:
-            raise ValueError(
-                f"from_torch: the parameter at {missing[0]} has no {name!r}, others have"
+    def leafwise(self, key: str, tx: Any, block: Any, memory: Any, fresh: Any, level: Level) -> Any:
+        """A block's memory: what it remembers of each parameter must be found, and, where it is computed
+        from the gradients, what it remembers once."""
+        fields = tuple(n for n in memory._fields if jax.tree.leaves(getattr(memory, n)))
+        words = words_of(block, fields, level.passed)
+        known = by_steps(block.meaning) | ({"key"} if len(fields) > 1 else set())
+        needed = [words[n] for n in fields if n not in known]
+        found = level.take(list(words.values()), needed)
+        if needed and not found:
+            if block.name in BEGIN_ANEW:
+                self.begin_anew(key, block, fresh, fresh._fields)
+                return fresh
+            held = ", then ".join(self.held) or "no moments"
+            raise self.error(
+                f"{key} of {tx!r} remembers {' and '.join(needed)}; the state given holds {held}; write the "
+                "transformation that the run was made with"
             )
-        return structure.unflatten(
-            [None if e is None else convert(_array(e[name])) for e in entries]
-        )
+        return self.columns_of(memory, {n: found[w] for n, w in words.items() if w in found})
 
-    records = [{TORCH[n]: tree(n) for n in group} for group in order if group]
-    return _carry("from_torch", tx, params, records, count, counts)
+    def columns_of(self, memory: Any, found: Mapping[str, Column]) -> Any:
+        ours = [getattr(memory, name) for name in found]
+        kept = {p for x in ours for p, leaf in _rows(x) if leaf is not None}
+        # What has a form of its own may read the rest of the memory.
+        for name, column in sorted(found.items(), key=lambda pair: pair[1].form is not None):
+            of = getattr(memory, name)
+            if trees.paths(column.tree) != trees.paths(of):  # of Flax nnx, the nodes differ
+                difference = trees.same_structure(column.tree, of)
+                raise self.error(f"{column.theirs} is another tree than params: {difference}")
+            pairs = zip(_rows(of), trees.flatten(column.tree)[0], strict=True)
+            new = [
+                self.one(path, x, slot, column, memory, path in kept) for (path, x), slot in pairs
+            ]
+            memory = replaced(memory, {name: trees.flatten(of)[1].unflatten(new)})
+        return memory
 
+    def one(
+        self, path: str, x: Any, slot: Slot | None, column: Column, memory: Any, kept: bool
+    ) -> Any:
+        """One array; `kept` tells whether anything is remembered of this parameter here."""
+        if slot is not None:
+            slot.taken = True
+        if x is None:
+            if slot is not None:
+                self.passed_over(path, slot, column, kept)
+            return None
+        if slot is None:
+            raise self.error(f"the parameter at {path} has no {column.theirs!r}, others have")
+        return self.move(path, x, slot, column.form, memory)
 
-def _array(tensor: Any) -> np.ndarray:
-    tensor = tensor.detach().cpu()
-    return np.asarray(tensor.float() if tensor.dtype.itemsize < 4 else tensor)
+    def wrapper(self, key: str, block: Any, memory: Any, level: Level, done: int) -> Any:
+        spec = block.meaning
+        if spec.bare:
+            return self.bare(key, block, memory, level, done)
+        found = level.unwrap(block.name)
+        own = tuple(n for n in memory._fields if n != "inner" and n not in spec.inside)
+        if found is None:
+            self.begin_anew(key, block, memory, own)
+        else:
+            words = words_of(block, own, level.passed)
+            held = level.take(list(words.values()), []) | found.own
+            columns = {n: held[w] for n, w in words.items() if w in held}
+            missing = [n for n in large_of(memory, own) if n not in columns]
+            memory = self.columns_of(memory, columns)
+            if "acc_value" in own and int(memory.mini_step):  # optax keeps no losses
+                missing = ["acc_value"]
+            if missing:
+                self.lacks(key, block, memory, missing)
+        inner, before = {}, level.passed
+        # Steps of what is inside, where nobody has counted them.
+        steps = done - int(memory.total_notfinite) if block.name == "skip_nonfinite" else done
+        for label, tx in spec.inside.items():
+            state = getattr(memory, label) if label in memory._fields else memory.inner[label]
+            below = self.below(key, block, memory, level, found, label)
+            below.passed = before
+            # On the same level the steps are known; below it they may be counted anew.
+            inner[label] = self.sentence(tx, state, below, steps if below is level else None, steps)
+        return _with_inside(memory, inner)
 
-
-def _carry(
-    caller: str,
-    tx: GradientTransformation,
-    params: Tree,
-    records: list[dict[str, Tree]],
-    count: int | None,
-    counts: list[int],
-) -> dict[str, Any]:
-    if count is None and not counts:
-        raise ValueError(
-            f"{caller}: the state does not tell how many steps were done; pass count=..."
-        )
-    if count is None and len(set(counts)) > 1:
-        raise ValueError(
-            f"{caller}: the state tells of {sorted(set(counts))} steps; pass count=..."
-        )
-    done = counts[0] if count is None else count
-    state = tx.init(params)
-    for key, value in tx.blocks:
-        if isinstance(value.meaning, Treewise) or hasattr(state.get(key), "average"):
-            raise ValueError(
-                f"{caller}: {key} cannot be carried over, only blocks with moments can. For a wrapper carry "
-                "over the transformation inside, and put its state into that of the whole"
+    def below(
+        self, key: str, block: Any, memory: Any, level: Level, found: Wrapped | None, label: str
+    ) -> Level:
+        """The level of what is inside."""
+        if found is None:
+            if block.name != "partition":
+                return level
+            return level.among([x == label for x in memory.labels.of])
+        if list(found.inside) == [""]:
+            return found.inside[""]
+        theirs, ours = found.inside, inside(block)
+        if set(theirs) - set(ours):
+            theirs = {OF_MUON.get(name, name): x for name, x in theirs.items()}
+        if set(theirs) - set(ours):
+            raise self.error(
+                f"{key} has the groups {', '.join(ours)}, the state given {', '.join(found.inside)}; give "
+                "them the same labels"
             )
-    fresh, state = state, _replay(tx, state, done)
-    held, left = [sorted(r) for r in records], list(records)
-    for key, memory in state.items():
-        fields = [n for n in getattr(memory, "_fields", ()) if n in ("mu", "nu", "nu_max")]
-        new = {}
-        for name in fields:
-            source = next((r for r in left if name in r), None)
-            if source is None:
-                raise ValueError(
-                    f"{caller}: {key} of {tx!r} remembers {fields}, the state given holds "
-                    f"{held or 'no moments'}"
-                )
-            moments = source.pop(name)
-            difference = trees.same_structure(moments, getattr(memory, name))
-            if difference:
-                raise ValueError(f"{caller}: {name} is another tree than params: {difference}")
-            place = functools.partial(_placed, caller)
-            new[name] = jax.tree_util.tree_map_with_path(place, getattr(memory, name), moments)
-        left = [r for r in left if r]
-        state[key] = _replace(memory, new) if new else memory
-    if left:
-        raise ValueError(
-            f"{caller}: the state given holds {[sorted(r) for r in left]} beyond what {tx!r} remembers"
-        )
-    return as_given(fresh, state)
+        return theirs.get(label, Level())
 
+    def bare(self, key: str, block: Any, memory: Any, level: Level, done: int) -> Any:
+        """`named` and `live`: their state is that of what is inside."""
+        if not inside(block):
+            raise self.error(
+                f"{key} is of another library; write the block of adamfx that does the same"
+            )
+        (inner,) = inside(block).values()
+        new = {**self.sentence(inner, memory, level, done, None)}
+        if LIVE in memory:
+            new[LIVE] = self.live(inner, memory[LIVE], level)
+        return as_given(memory, new)
 
-def _placed(caller: str, path: Any, like: jax.Array, x: Any) -> jax.Array:
-    if np.shape(x) != like.shape:
-        advice = "; see convert=..." if caller == "from_torch" else ""
-        raise ValueError(
-            f"{caller}: the moment at {jax.tree_util.keystr(path)} has shape {np.shape(x)}, the parameter "
-            f"{like.shape}{advice}"
-        )
-    new = jnp.asarray(np.asarray(x), like.dtype)
-    return jax.device_put(new, like.sharding) if like.committed else new
-
-
-def _replace(memory: Any, changes: dict[str, Any]) -> Any:
-    return remember(**{**memory._asdict(), **changes})
-
-
-def _replay(tx: GradientTransformation, state: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """The state with what is computed once per step as it is after `count` steps."""
-    blocks = [(key, value.meaning) for key, value in tx.blocks]
-    scalar = {
-        key: spec
-        for key, spec in blocks
-        if getattr(spec, "init_shared", None) and not spec.whole_tree
-    }
-
-    def step(t, held):
-        rates: tuple = (None, None)
-        for key, spec in blocks:
-            if getattr(spec, "shared", None) is None or spec.whole_tree:
+    def live(self, tx: Any, values: dict[str, Any], level: Level) -> dict[str, Any]:
+        new, ends = dict(values), [name.split(".")[-1] for name in values]
+        for name, end in zip(values, ends, strict=True):
+            slot = level.hyperparams.get(end)
+            if slot is None or ends.count(end) > 1:
+                self.not_live(name, values[name], tx.hyperparams.get(name))
                 continue
-            own = remember(**held.get(key, {}))
-            result = spec.shared(Step(t.astype(jnp.int32), own, rates))
-            if key in scalar:
-                result, new = result
-                held = held | {key: {n: jnp.asarray(new[n], x.dtype) for n, x in held[key].items()}}
-            rates = result if spec.moments == "opens" else rates
-        return held
+            slot.taken = True
+            new[name] = self.move(name, values[name], slot, None, None)
+        return new
 
-    def run(held):
-        return jax.lax.fori_loop(0, count, step, held)
+    def same_hyperparam(self, tx: GradientTransformation, name: str, slot: Slot) -> None:
+        """That a hyperparameter which is no part of our state is that of `tx`."""
+        if slot.taken or name not in SAME_MEANING:
+            return
+        values = [pair for b in blocks_of(tx) if not inside(b) for pair in b.hyperparams.items()]
+        ours = [x for n, x in values if n.split(".")[-1] == name]
+        if len(ours) != 1 or not isinstance(ours[0], (int, float, jax.Array, np.ndarray)):
+            return  # none, several, a schedule
+        here, there = float(ours[0]), float(slot.value)
+        if not np.isclose(here, there, 1e-6, 0):
+            raise self.error(
+                f"hyperparams holds {name}={there:g}, the transformation has {here:g}; write that number, or "
+                "keep it in the state: live(transformation)"
+            )
 
-    held = {}
-    for key, spec in scalar.items():
-        names = spec.init_shared()
-        held[key] = {n: getattr(state[key], n) for n in names}
-    done = jax.jit(run)(held)
-    new = {key: _replace(state[key], values) for key, values in done.items() if values}
-    return {**state, **new, "count": jnp.asarray(count, jnp.int32) + 0 * state["count"]}
+    # What differs by direction.
+
+    def count(self, tx: Any, state: Any, level: Level, given: Any, outer: int | None) -> int:
+        raise NotImplementedError
+
+    def begin(self, tx: GradientTransformation, state: Any, done: int) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def begin_anew(self, key: str, block: Any, memory: Any, fields: tuple[str, ...]) -> None:
+        """What one side has not, where nothing hangs on it."""
+        raise NotImplementedError
+
+    def move(self, path: str, x: Any, slot: Slot, form: Form | None, memory: Any) -> Any:
+        raise NotImplementedError
+
+    def lacks(self, key: str, block: Any, memory: Any, large: list[str]) -> None:
+        """The other side has no such block, or a wrapper without these memories of it."""
+        raise NotImplementedError
+
+    def passed_over(self, path: str, slot: Slot, column: Column, kept: bool) -> None:
+        """There it is remembered, here not."""
+        raise NotImplementedError
+
+    def not_live(self, name: str, value: Any, given: Any) -> None: ...
+
+
+# ---- helpers -------------------------------------------------------------------------------------
+
+
+def _described(record: Record) -> list[str]:
+    """Their names of what a record holds, and what that is, in all its readings."""
+    words: dict[str, list[str]] = {}
+    for word, column in (pair for r in record for pair in r.items()):
+        words.setdefault(column.theirs, []).append(word)
+    return [f"{name}: {' or '.join(dict.fromkeys(found))}" for name, found in words.items()]
+
+
+def _rows(tree: Any) -> list[tuple[str, Any]]:
+    """(path, leaf) of all leaves, None where nothing is remembered."""
+    return list(zip(trees.paths(tree), trees.flatten(tree)[0], strict=True))
+
+
+def _with_inside(memory: Any, inner: dict[str, Any]) -> Any:
+    own = {label: x for label, x in inner.items() if label in memory._fields}
+    rest = {label: x for label, x in inner.items() if label not in own}
+    return replaced(memory, own | ({"inner": {**memory.inner, **rest}} if rest else {}))
+
+
+def large_of(memory: Any, fields: tuple[str, ...]) -> list[str]:
+    """Those that hold more than single numbers, which are counted anew without harm, or a random key."""
+    large = (n for n in fields if any(np.ndim(x) for x in jax.tree.leaves(getattr(memory, n))))
+    return [n for n in large if n != "key"]
