@@ -210,6 +210,45 @@ def whole(world):
     return fx.fit(loss, fx.adamw(0.03), world.params(), world.batches(26), progress=False)
 
 
+class Shard:
+    """The batches of this process, and where it is in them; each process counts in its own way."""
+
+    def __init__(self, world):
+        self.world, self.at = world, 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.at == 26:
+            raise StopIteration
+        self.at += 1
+        return self.world.batch(self.at - 1)
+
+    def get_state(self):
+        return {"at": self.at, "of": self.world.index, "more": "x" * 100 * self.world.index}
+
+    def set_state(self, state):
+        assert state["of"] == self.world.index, state
+        self.at = state["at"]
+
+
+def with_positions(world, folder=None):
+    """13 steps, and then the rest, by batches that know where they are."""
+    world = World("fsdp")
+    for steps in (13, None):
+        done = fx.fit(
+            loss,
+            fx.adamw(0.03),
+            world.params(),
+            Shard(world),
+            checkpoints=folder,
+            steps=steps,
+            progress=False,
+        )
+    return done
+
+
 def endless(world, folder=None):
     """Until it is killed, from where it was."""
     world = World("fsdp")
@@ -239,7 +278,11 @@ def main():
     world = World()
     for name in scenarios:
         start = time.monotonic()
-        more = {"folder": folder / "checkpoints"} if name in ("saved", "endless") else {}
+        more = (
+            {"folder": folder / "checkpoints"}
+            if name in ("saved", "endless", "with_positions")
+            else {}
+        )
         error = None
         try:
             result = globals()[name](world, **more)
@@ -252,7 +295,7 @@ def main():
             out["loss"] = list(map(float, result.history.get("loss", [])))
             if result.params is not None:
                 out["step"] = int(result.state["count"])
-                if name in ("saved", "whole"):
+                if name in ("saved", "whole", "with_positions"):
                     one = jax.jit(lambda p: p, out_shardings=NamedSharding(world.mesh, P()))
                     out["w"] = np.asarray(one(result.params["w"])).ravel().tolist()
         (folder / f"{name}-{index}.json").write_text(json.dumps(out))

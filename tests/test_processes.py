@@ -134,6 +134,16 @@ def test_saved_by_four_and_continued_by_two_on_another_mesh(tmp_path):
     assert steps == [20, 25, 26]
 
 
+def test_each_process_goes_on_where_it_was_in_its_batches(tmp_path):
+    out = ended(start(2, tmp_path, "whole", "with_positions", devices=2))
+    found = results(tmp_path, 2, "with_positions")
+    assert of_each(found, "step") == of_each(found, "rows") == 26, out
+    assert found[0]["loss"] == results(tmp_path, 2, "whole")[0]["loss"]
+    more = ended(start(1, tmp_path, "with_positions", devices=2))
+    [found] = results(tmp_path, 1, "with_positions")
+    assert "knows where 2 processes were in their batches, and now it is 1" in found["error"], more
+
+
 def test_kills_at_random_lose_no_more_than_what_came_after_the_last_save(tmp_path):
     draw, done = random.Random(0), 0
     for _ in range(int(os.environ.get("ADAMFX_KILLS", "4"))):
