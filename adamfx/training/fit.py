@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from adamfx import checks
+from adamfx.engine.forked import check_computes
 from adamfx.training.bar import Bar
 from adamfx.training.dispatch import Groups
 from adamfx.training.history import History
@@ -97,6 +98,7 @@ def fit(
     learning_rate), the scalars of aux and of evaluate; each step's numbers are float32. A
     skip_nonfinite that has had too many in a row ends the run with reason "nonfinite".
     """
+    check_computes("fit")
     steps = None if steps is None else checks.steps("fit", "steps", steps)
     epochs = checks.steps("fit", "epochs", epochs, 1)
     if steps_per_dispatch is not None:
