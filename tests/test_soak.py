@@ -192,7 +192,7 @@ MODEL = [
 
 
 def model(p, x, y):
-    return jnp.mean((jnp.tanh(x @ p["w"].astype(x.dtype)) + p["b"].astype(x.dtype) - y) ** 2)
+    return jnp.mean((jnp.tanh(x @ p["w"].astype(x.dtype)) + p["b"][None].astype(x.dtype) - y) ** 2)
 
 
 ADAMW = fx.adamw(0.01)

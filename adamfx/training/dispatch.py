@@ -181,7 +181,9 @@ class Groups:
             return batch
         batch = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
         # A copy: the caller may fill the same array with the next batch.
-        return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.array(x), batch)
+        # Through asarray: NumPy warns of a tensor of torch that it is to copy.
+        copy = lambda x: x if isinstance(x, jax.Array) else np.array(np.asarray(x))  # noqa: E731
+        return jax.tree.map(copy, batch)
 
 
 def _shapes(batch: Tree) -> Any:

@@ -145,14 +145,13 @@ def fit(
                     except Exception as more:
                         error.add_note(f"fit: nor could a checkpoint be written: {more}")
                     raise
+            try:
+                _warn(run, result.reason)
+            except Warning as warning:  # made an error by a filter
+                warning.result = result  # type: ignore[attr-defined]
+                raise
     except KeyboardInterrupt:  # pressed before the first step, or after the last
         if result is None:
-            raise
-    if run is not None:
-        try:
-            _warn(run, result.reason)
-        except Warning as warning:  # made an error by a filter
-            warning.result = result  # type: ignore[attr-defined]
             raise
     return result
 
