@@ -89,7 +89,6 @@ def kills(count, folder, seed=0):
             os.waitpid(pid, 0)
             said += lines.readlines()
         killed += 1
-        first = True
         for line in said:
             kind, _, n = line.strip().partition(" ")
             if kind == "error" or not n:
@@ -97,7 +96,7 @@ def kills(count, folder, seed=0):
             elif line.endswith("\n"):
                 if int(n) < newest[kind]:
                     lost.append(f"{kind} {n} after {newest[kind]}")
-                newest[kind], first = int(n), False
+                newest[kind] = int(n)
         at = folder / "x.npz"
         found = fx.load(at, {"n": 0, "w": np.zeros(20_000)})
         if found["n"] < newest["file"] or not np.all(found["w"] == found["n"]):
@@ -125,7 +124,13 @@ def trains(way, folder, devices, steps, space):
     if way == "folder":
         with fx.Checkpoints(folder / "run", every=10) as kept:
             run = fx.fit(
-                loss, TX, p, batches(kept.latest or 0), steps=steps, checkpoints=kept, progress=False
+                loss,
+                TX,
+                p,
+                batches(kept.latest or 0),
+                steps=steps,
+                checkpoints=kept,
+                progress=False,
             )
             return run
     at = folder / "run.npz"
@@ -135,7 +140,13 @@ def trains(way, folder, devices, steps, space):
     while run["history"].rows < steps:
         some = itertools.islice(stream, 10)
         result = fx.fit(
-            loss, TX, run["params"], some, state=run["state"], history=run["history"], progress=False
+            loss,
+            TX,
+            run["params"],
+            some,
+            state=run["state"],
+            history=run["history"],
+            progress=False,
         )
         run = {"params": result.params, "state": result.state, "history": result.history}
         fx.save(at, run)

@@ -92,8 +92,8 @@ def pressed(draw, cold, report):
             yield x
 
     thread = threading.Thread(target=press)
-    thread.start()
     try:
+        thread.start()
         result = fit(about, batches=batches())
         took = time.monotonic() - sent[0]
     except KeyboardInterrupt:  # before the first step: there is nothing to lose
@@ -204,7 +204,9 @@ RUNS = {
     "skip_spikes": fx.skip_spikes(ADAMW, 8),
     "monitor": fx.monitor(ADAMW),
     "master_weights": fx.master_weights(ADAMW),
-    "stored": fx.stored(ADAMW, mu=fx.int8(2, min_size=0), nu=fx.uint8(2, min_size=0, stochastic=True)),
+    "stored": fx.stored(
+        ADAMW, mu=fx.int8(2, min_size=0), nu=fx.uint8(2, min_size=0, stochastic=True)
+    ),
     "schedule_free": fx.schedule_free(ADAMW, 0.01),
     "mechanize": fx.mechanize(ADAMW, s_init=1e-2),
     "partition": fx.partition({"m": fx.muon(0.01)}, {"m": fx.ndim_at_least(2)}, ADAMW),
@@ -370,7 +372,9 @@ def test_a_run_survives_whatever_comes(way, meshes, tmp_path):
         for column, x in whole.history.items():
             np.testing.assert_array_equal(found["history"][column], x)
     else:
-        for x, y in zip(jax.tree.leaves(found["params"]), jax.tree.leaves(whole.params), strict=True):
+        for x, y in zip(
+            jax.tree.leaves(found["params"]), jax.tree.leaves(whole.params), strict=True
+        ):
             np.testing.assert_allclose(x, y, atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""A process forked from one in which JAX had started has none of XLA's threads: what it compiles never ends."""
+"""A process forked from one in which JAX had started has none of XLA's threads, and waits for them for ever."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def check_computes(where: str, *given: Any) -> None:
     """Raises RuntimeError where a computation would wait for threads that are not there; a trace goes on."""
     if _cut_off and not trees.is_traced(*given):
         raise RuntimeError(
-            f"{where}: this process is a fork of one in which JAX had started, and would wait for its threads "
-            'for ever; start processes that compute by multiprocessing.get_context("spawn")'
+            f"{where}: this process is a fork of one in which JAX had started, and would wait for its "
+            'threads for ever; start processes that compute by multiprocessing.get_context("spawn")'
         )
 
 
 def _look() -> None:
-    """In the child, which has one thread: whether JAX had started is asked of an option that is too late then."""
+    """Whether JAX had started, in the child: there an option that must come before cannot be set."""
     global _cut_off
     name, now = "jax_num_cpu_devices", getattr(jax.config, "jax_num_cpu_devices", -1)
     try:

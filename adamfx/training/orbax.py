@@ -225,8 +225,10 @@ class Checkpoints:
 
 
 def _foreign(folder: str) -> str | None:
-    """What in a folder has the name of a step and is none. What a process killed while it removed one has left
-    of it, is removed."""
+    """What in a folder has the name of a step and is none.
+
+    What is left of one that a process was removing when it was killed is removed.
+    """
     names = os.listdir(folder) if os.path.isdir(folder) else []
     paths = (os.path.join(folder, name) for name in names if name.isdigit())
     for path in paths:
