@@ -1,4 +1,4 @@
-"""A process forked from one in which JAX had started has none of XLA's threads, and waits for them for ever."""
+"""A fork of a process in which JAX had started has none of XLA's threads, and waits for them for ever."""
 
 from __future__ import annotations
 
