@@ -56,7 +56,7 @@ def start(name, *arguments, devices=8, **more):
     return subprocess.Popen(
         [sys.executable, HERE.with_name("soak.py"), name, *map(str, arguments)],
         env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.fspath(HERE.parents[1])},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **more},
     )  # fmt: skip
 
 
@@ -345,23 +345,27 @@ def test_a_run_survives_whatever_comes(way, meshes, tmp_path):
         pytest.importorskip("orbax.checkpoint")
     seed = int(os.environ.get("ADAMFX_SEED", 0))
     draw, steps, events = random.Random(f"{way} {meshes} {seed}"), 0, []
-    end = time.monotonic() + (MINUTES * 60 / 4 if FULL else 15)
+    end = time.monotonic() + (MINUTES * 60 / 4 if FULL else 10)
     while time.monotonic() < end or len(events) < 3:
         steps += 40
         event = draw.choice(["kill", "SIGINT", "SIGTERM", "full", "none"])
         events.append(event)
         space = draw.choice([300, 3000, 6000]) if event == "full" else "all"
-        one = start("trains", way, tmp_path, draw.choice(meshes), steps, space, devices=4)
+        chosen = draw.choice(meshes)
+        one = start(
+            "trains", way, tmp_path, chosen, steps, space, devices=4, stderr=subprocess.STDOUT
+        )
+        said = []
         for _ in range(draw.randrange(1, 35)):
-            if not one.stdout.readline():
-                break
+            said.append(one.stdout.readline())
         if event in ("kill", "SIGINT", "SIGTERM"):
             one.send_signal(signal.SIGKILL if event == "kill" else getattr(signal, event))
-        err = one.communicate(timeout=300)[1]
+        said.append(one.communicate(timeout=300)[0])
+        err = "".join(said)
         fine = {"kill": (-9, 0), "full": (0, 1)}.get(event, (0, 143))  # 143: asked to end
         assert one.returncode in fine, (event, one.returncode, err[-3000:])
         if event == "full" and one.returncode:
-            assert "File too large" in err or "EFBIG" in err or "No space" in err, err[-3000:]
+            assert "File too large" in err, err[-3000:]
     ends(start("trains", way, tmp_path, meshes[-1], steps, "all", devices=4))
     print(f"\n{way}, meshes {meshes}: {steps} steps, {len(events)} events: "
           f"{ {e: events.count(e) for e in sorted(set(events))} }")  # fmt: skip
