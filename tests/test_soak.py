@@ -79,7 +79,7 @@ def straight(n, known={}):  # noqa: B006
 def pressed(draw, cold, report):
     """Ctrl-C at a random moment of one fit."""
     about = (lambda p, x: loss(p, x)) if cold else loss
-    delay, sent = draw.uniform(0, 0.5 if cold else 0.15), []
+    delay, sent, taken = draw.uniform(0, 0.5 if cold else 0.15), [], []
 
     def press():
         time.sleep(delay)
@@ -88,6 +88,7 @@ def pressed(draw, cold, report):
 
     def batches():
         for x in itertools.cycle(DATA):
+            taken.append(1)
             time.sleep(1e-4)
             yield x
 
@@ -96,7 +97,8 @@ def pressed(draw, cold, report):
         thread.start()
         result = fit(about, batches=batches())
         took = time.monotonic() - sent[0]
-    except KeyboardInterrupt:  # before the first step: there is nothing to lose
+    except KeyboardInterrupt:
+        assert not taken  # before the first batch there is nothing to lose
         report["before"] += 1
         thread.join()
         return
@@ -437,7 +439,7 @@ def test_a_hundred_others_keep_no_arrays():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("one", "count", "full", "most"),
-    [(another, 1000, 10_000, 4), (another_fit, 200, 1000, 4), (another_loss, 40, 1000, 60)],
+    [(another, 1000, 10_000, 8), (another_fit, 200, 1000, 8), (another_loss, 40, 1000, 60)],
 )
 def test_memory_does_not_grow(one, count, full, most):
     """A new loss compiles anew; of what it leaves, 16 programs stay."""
