@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from adamfx import checks
 from adamfx.engine import sentence, trees
 from adamfx.engine.control import zeros_or
+from adamfx.engine.forked import check_computes
 from adamfx.engine.leaves import Leaves, begin, check_leaves, enter
 from adamfx.engine.words import Leafwise, Step, Treewise
 from adamfx.values.constructor import P, constructor
@@ -60,6 +61,7 @@ class GradientTransformation(Value):
         Moments are float32 at least, on the devices of their parameter. Integer, float0 and None
         leaves are frozen: nothing is kept for them.
         """
+        check_computes("init", params)
         return self.start(begin(params))
 
     def update(
@@ -219,6 +221,7 @@ def _run(
     if trees.is_traced(grads, state, params, tx, list(extra.values())):
         return _traced(tx, grads, state, params, extra, applies)
     where = "step" if applies else "update"
+    check_computes(where)
     arrays = {name for name, x in extra.items() if trees.is_arrays(x)}
     static = tuple((name, x) for name, x in extra.items() if name not in arrays)
     for name, x in static:

@@ -126,6 +126,17 @@ def test_a_folder_is_enough(tmp_path):
         fit(BATCHES, 7)
 
 
+def test_what_is_left_of_one_that_was_being_removed_is_removed(tmp_path):
+    """A process that is killed meanwhile leaves a folder of that name, with some of what was in it."""
+    fit(BATCHES[:5], tmp_path / "run")
+    for step, rest in ((1, ["arrays/d", "histories"]), (2, ["metrics"]), (3, [])):
+        for name in ("", *rest):
+            (tmp_path / "run" / str(step) / name).mkdir(parents=True, exist_ok=True)
+    with fx.Checkpoints(tmp_path / "run") as kept:
+        assert kept.steps == [5]
+    assert not [x for x in (tmp_path / "run").iterdir() if x.name in "123"]
+
+
 def test_what_cannot_be_kept_or_found(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(NotADirectoryError, match="is a file; name a folder"):
@@ -161,6 +172,7 @@ def test_what_cannot_be_kept_or_found(tmp_path):
         with pytest.raises(RuntimeError, match=r"closed; open them again: fx\.Checkpoints\('"):
             use()
     (tmp_path / "run" / "17").mkdir()
+    (tmp_path / "run" / "17" / "notes").touch()
     with pytest.raises(ValueError, match=r"17 is no checkpoint, and would count as one"):
         fx.Checkpoints(tmp_path / "run")
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adamfx.engine.forked import check_computes
 from adamfx.engine.packed import packed_as, plain
 from adamfx.training import archive
 from adamfx.training.history import History
@@ -167,6 +168,8 @@ def _read(name: str, x: np.ndarray, dtype: str, like: Any) -> Any:
         return type(like)(_same(name, x, np.dtype(type(like))).item())
     if dtype != _dtype(like):
         raise ValueError(f"load: {name} is {dtype} in the file, {_dtype(like)} in `like`")
+    if not isinstance(like, (np.ndarray, np.generic)):
+        check_computes("load")
     if is_key(like):
         impl: list = []
         jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from adamfx import checks
+from adamfx.engine.forked import check_computes
 from adamfx.training.bar import Bar
 from adamfx.training.callbacks import Callback, Callbacks
 from adamfx.training.dispatch import Groups
@@ -102,6 +103,7 @@ def fit(
     learning_rate), the scalars of aux and of evaluate; each step's numbers are float32. A
     skip_nonfinite that has had too many in a row ends the run with reason "nonfinite".
     """
+    check_computes("fit")
     steps = None if steps is None else checks.steps("fit", "steps", steps)
     epochs = checks.steps("fit", "epochs", epochs, 1)
     if steps_per_dispatch is not None:
@@ -153,14 +155,13 @@ def fit(
                         except Exception as more:
                             error.add_note(f"fit: nor could {of}: {more}")
                     raise
+            try:
+                _warn(run, result.reason)
+            except Warning as warning:  # made an error by a filter
+                warning.result = result  # type: ignore[attr-defined]
+                raise
     except KeyboardInterrupt:  # pressed before the first step, or after the last
         if result is None:
-            raise
-    if run is not None:
-        try:
-            _warn(run, result.reason)
-        except Warning as warning:  # made an error by a filter
-            warning.result = result  # type: ignore[attr-defined]
             raise
     return result
 

@@ -7,6 +7,7 @@ with fx.Checkpoints("run", every=1000) as checkpoints:
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from typing import Any
 
@@ -127,6 +128,8 @@ class Checkpoints:
         for name, x in named("Checkpoints.save", tree):
             if is_history(x):
                 histories[name] = {"rows": np.int64(x.rows), "columns": dict(x)}
+                if x:  # Orbax sorts them
+                    histories[name]["order"] = np.array([sorted(x).index(c) for c in x])
             elif hasattr(x, "dtype") or isinstance(x, NUMBERS):
                 arrays[name] = y = jax.random.key_data(x) if is_key(x) else _strict(x)
                 # Orbax would find out in a thread of its own.
@@ -191,7 +194,10 @@ class Checkpoints:
         leaves = []
         for name, x in wanted.items():
             if is_history(x):
-                leaves.append(History(got["histories"][name].get("columns", {})))
+                columns = got["histories"][name].get("columns", {})
+                names = sorted(columns)
+                order = got["histories"][name].get("order", range(len(names)))
+                leaves.append(History({names[i]: columns[names[i]] for i in order}))
             else:
                 leaves.append(_as_given(got["arrays"][name], x))
         return renamed(like, leaves)
@@ -231,10 +237,18 @@ class Checkpoints:
 
 
 def _foreign(folder: str) -> str | None:
-    """What in a folder has the name of a step and is none."""
+    """What in a folder has the name of a step and is none.
+
+    What is left of one that a process was removing when it was killed is removed.
+    """
     names = os.listdir(folder) if os.path.isdir(folder) else []
     paths = (os.path.join(folder, name) for name in names if name.isdigit())
-    return next((p for p in paths if not os.path.exists(os.path.join(p, MARK))), None)
+    for path in paths:
+        if not os.path.exists(os.path.join(path, MARK)):
+            if not os.path.isdir(path) or set(os.listdir(path)) - {*ITEMS, "metrics"}:
+                return path
+            shutil.rmtree(path, ignore_errors=True)
+    return None
 
 
 def _strict(x: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from adamfx.engine.forked import check_computes
 from adamfx.transformation import GradientTransformation
 
 Tree = Any
@@ -60,6 +61,7 @@ def make_step(loss_fn: Callable, has_aux: bool = False, donate: bool = False) ->
 
     @functools.wraps(compiled)
     def step(tx: Any, params: Tree, state: State, *batch: Any) -> tuple[Tree, State, Any]:
+        check_computes("make_step", tx, params, state, batch)
         return compiled(GradientTransformation.as_inner(tx), params, state, *batch)
 
     return step
