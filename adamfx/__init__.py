@@ -256,6 +256,7 @@ from adamfx.training.orbax import Checkpoints
 from adamfx.training.prefetch import prefetch
 from adamfx.training.run import Fit
 from adamfx.training.step import make_step
+from adamfx.training.sweep import Sweep, logspace, sweep
 from adamfx.transformation import (
     GradientTransformation,
     block,
@@ -505,6 +506,9 @@ __all__ = [
     "Summary",
     "Profile",
     "prefetch",
+    "sweep",
+    "Sweep",
+    "logspace",
     "interop",
     # schedules
     "Schedule",

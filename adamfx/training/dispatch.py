@@ -30,21 +30,24 @@ FAILED = "failed"  # the column that says whether to end the run; not in the his
 
 
 class Program(NamedTuple):
-    """One step of one batch; n of at most k steps in a loop, none after a failure, by the same code for any
-    n (without k it is one step and no loop); and the parameters with which the model is to be used."""
+    """The first state; one step of one batch; n of at most k steps in a loop, none after a failure, by the
+    same code for any n (without k it is one step and no loop); the parameters to use the model with."""
 
+    init: Any
     one: Any
     run: Any
     used: Any
 
 
 @Programs
-def program(reads: Reads, has_aux: bool) -> Program:
-    """Of a loss, the first of `reads`, and of transformations with the functions after it."""
+def program(reads: Reads, has_aux: bool, members: bool = False) -> Program:
+    """Of a loss, the first of `reads`, and of transformations with the functions after it.
+
+    With members, each in a row of tx, params and state, all take the same batches, and write columns of rows.
+    """
     step = training_step(reads.functions[0], has_aux)
 
-    @jax.jit
-    def one(tx, params, state, batch):
+    def single(tx, params, state, batch):
         params, state, out, grads = step(tx, params, state, batch)
         loss, aux = out if has_aux else (out, {})
         record = {"loss": loss, "gradient_norm": global_norm(trees.map_trained(summed, grads))}
@@ -61,6 +64,16 @@ def program(reads: Reads, has_aux: bool) -> Program:
         record[FAILED] = functools.reduce(jnp.logical_or, failed, jnp.asarray(False))
         return params, state, {n: jnp.asarray(x).astype(jnp.float32) for n, x in record.items()}
 
+    def every(tx, params, state, batch):
+        params, state, record = jax.vmap(single, (0, 0, 0, None))(tx, params, state, batch)
+        return (
+            params,
+            state,
+            record | {FAILED: jnp.min(record[FAILED])},
+        )  # one that fails stops no other
+
+    one = jax.jit(every if members else single)
+
     @functools.partial(jax.jit, donate_argnums=(1, 2), static_argnums=6)
     def run(tx, params, state, batches, n, failed, k):
         first = jax.tree.map(lambda x: x[0], batches)
@@ -68,7 +81,7 @@ def program(reads: Reads, has_aux: bool) -> Program:
             params, state, record = one(tx, params, state, first)
             return n, record[FAILED] > 0, params, state, {c: x[None] for c, x in record.items()}
         columns = jax.eval_shape(one, tx, params, state, first)[2]
-        records = {c: jnp.zeros(k, x.dtype) for c, x in columns.items()}
+        records = {c: jnp.zeros((k, *x.shape), x.dtype) for c, x in columns.items()}
 
         def turn(carry):
             i, _, params, state, records = carry
@@ -80,11 +93,15 @@ def program(reads: Reads, has_aux: bool) -> Program:
         start = (jnp.zeros_like(n), failed, params, state, records)
         return jax.lax.while_loop(lambda c: (c[0] < n) & ~c[1], turn, start)
 
-    @jax.jit
+    def init(tx, params):
+        return tx.init(params)
+
     def used(tx, state, params):
         return tx.evaluate_at(state, params)
 
-    return Program(one, run, used)
+    if members:
+        return Program(jax.jit(jax.vmap(init)), one, run, jax.jit(jax.vmap(used)))
+    return Program(init, one, run, jax.jit(used))
 
 
 def convolves(jaxpr: Any) -> bool:

@@ -103,6 +103,17 @@ def fit(
     learning_rate), the scalars of aux and of evaluate; each step's numbers are float32. A
     skip_nonfinite that has had too many in a row ends the run with reason "nonfinite".
     """
+    return train(
+        *(loss_fn, tx, params, batches, state, history, has_aux, steps, epochs, steps_per_dispatch),
+        *(evaluate, evaluate_every, stop, progress, checkpoints, callbacks),
+    )
+
+
+def train(
+    loss_fn, tx, params, batches, state, history, has_aux, steps, epochs, steps_per_dispatch,
+    evaluate, evaluate_every, stop, progress, checkpoints, callbacks, members=False,
+):  # fmt: skip
+    """`fit`; with members, of several runs at once, each in a row of tx, params and state."""
     check_computes("fit")
     steps = None if steps is None else checks.steps("fit", "steps", steps)
     epochs = checks.steps("fit", "epochs", epochs, 1)
@@ -120,7 +131,7 @@ def fit(
             total = None if total is LEFT else total
             with Bar(progress if together.leads else False, total) as bar:
                 told = Callbacks(callbacks, interrupts)
-                about = state, history, has_aux, bar, together, interrupts, stream
+                about = state, history, has_aux, bar, together, interrupts, stream, members
                 begun = interrupts.leavable(Run, loss_fn, tx, params, *about)
                 if begun is LEFT:
                     raise KeyboardInterrupt
@@ -247,18 +258,20 @@ def _warn(run: Run, reason: str) -> None:
         warnings.warn(
             f"fit: interrupted at step {run.total}; it has returned what is complete, and what comes after "
             "it goes on: Ctrl-C again ends that, too",
-            stacklevel=3,
+            stacklevel=4,
         )
     if not run.steps and reason == "end of batches":
         warnings.warn(
-            "fit: there were no batches; an iterator can be gone through once", stacklevel=3
+            "fit: there were no batches; an iterator can be gone through once", stacklevel=4
         )
+    elif run.members:
+        return
     elif run.steps and not np.isfinite(run.history["loss"][-1]) and not run.skips:
         bad = run.history["step"][~np.isfinite(run.history["loss"])]
         warnings.warn(
             f"fit: the loss is {run.history['loss'][-1]} at the end; it was not finite {len(bad)} times, at "
             f"first at step {bad[0]:.0f}; skip_nonfinite(tx) leaves such gradients out",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

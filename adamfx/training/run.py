@@ -42,9 +42,20 @@ class Run:
     """Parameters, state and history of a run, always those of one step that is complete."""
 
     def __init__(
-        self, loss_fn, tx, params, state, history, has_aux, bar, together, interrupts, stream
+        self,
+        loss_fn,
+        tx,
+        params,
+        state,
+        history,
+        has_aux,
+        bar,
+        together,
+        interrupts,
+        stream,
+        members,
     ):
-        self.together, self.kept, self.stream = together, 0, stream
+        self.together, self.kept, self.stream, self.members = together, 0, stream, members
         self.checkpoints: Checkpoints | None = None
         self.interrupts = interrupts
         self.left = False  # whether Ctrl-C has left a computation that goes on
@@ -53,7 +64,11 @@ class Run:
         self.params = copied(params)
         if state is not None:
             check_is_state("fit", state)
-        self.state: Any = self.tx.init(self.params) if state is None else copied(state)
+        reads = Reads(loss_fn, *self.tx.form.functions)
+        self.program, self.mark = program(reads, has_aux, members)
+        with reading(self.mark):
+            begun = self.program.init(self.tx, self.params) if state is None else copied(state)
+        self.state: Any = begun
         self.history = History({} if history is None else history)
         self.start = self._before()  # steps of the runs before
         self.steps = 0  # of this run
@@ -64,13 +79,12 @@ class Run:
         self.written = 0  # steps of this run that are in the history
         self.last: Any = np.False_  # whether the last dispatch has failed, on the device
         self.bar = bar
-        self.program, self.mark = program(Reads(loss_fn, *self.tx.form.functions), has_aux)
         self.loops = True
 
     def _before(self) -> int:
         """Of the state, or of the history where that is longer: a new state under a history goes on in it."""
         steps = [int(x) for x in self.history.get("step", np.zeros(0))[-1:]]
-        return max([int(self.state["count"]), *steps])
+        return max([int(np.max(self.state["count"])), *steps])
 
     @property
     def total(self) -> int:
@@ -153,10 +167,12 @@ class Run:
             step = self.start + self.written + 1 + np.arange(n)
             self.written += n
             self.failed = self.failed or bool(columns.pop(FAILED)[-1])
+            shown = {"loss": "loss", "learning_rate": "lr", "gradient_norm": "grad"}
+            last = {to: _short(columns[c][-1]) for c, to in shown.items() if c in columns}
+            if self.members:
+                columns = by_member(columns)
             self.columns |= {"step", *columns}
             self.history.extend({"step": step, **columns})
-            shown = {"loss": "loss", "learning_rate": "lr", "gradient_norm": "grad"}
-            last = {to: f"{columns[c][-1]:.3g}" for c, to in shown.items() if c in columns}
             self.bar.update(n, last)
 
     @property
@@ -245,6 +261,20 @@ class Run:
         if not self.left and not self.alive():  # what was left comes later, or never
             self.params = self.state = None
         return Fit(self.params, self.state, self.history, reason)
+
+
+def by_member(columns: dict[str, Any]) -> dict[str, Any]:
+    """Columns of rows as a column for each: "loss[0]", "loss[1]" ..."""
+    rows = {name: np.moveaxis(np.asarray(x), -1, 0) for name, x in columns.items()}
+    return {f"{name}[{i}]": y for name, x in rows.items() for i, y in enumerate(x)}
+
+
+def _short(x: Any) -> str:
+    """A number, or the range of those of all members."""
+    if not np.ndim(x):
+        return f"{x:.3g}"
+    there = x[np.isfinite(x)]
+    return f"{there.min():.3g}..{there.max():.3g}" if there.size else "nan"
 
 
 def _sentence(tx: GradientTransformation) -> str:

@@ -1,0 +1,229 @@
+"""Many runs in one program: each is the run that it would be alone."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import adamfx as fx
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(40, 3)).astype(np.float32)
+Y = np.tanh(X @ np.array([1.0, -2.0, 0.5], np.float32))
+BATCHES = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 40, 8)]
+
+
+def loss(params, x, y):
+    return jnp.mean((jnp.tanh(x @ params["w"]) * params["s"] - y) ** 2)
+
+
+def init(key):
+    return {"w": jax.random.normal(key, (3,)), "s": jnp.ones(())}
+
+
+def sweep(values, tx=None, params=init, batches=BATCHES, **settings):
+    settings = {"progress": False, **settings}
+    return fx.sweep(loss, values, tx or fx.adam(0.1), params, batches, **settings)
+
+
+def alone(member, params=None, **settings):
+    params = init(jax.random.key(member.seed)) if params is None else params
+    return fx.fit(loss, member.tx, params, BATCHES, progress=False, **settings)
+
+
+RATES = {"learning_rate": [1e-3, 1e-2, 0.1], "b2": [0.9, 0.99]}
+
+
+@pytest.mark.parametrize("at_once", [None, 5])
+def test_each_member_is_its_own_run(at_once):
+    found = sweep(RATES, seeds=2, epochs=3, at_once=at_once)
+    assert len(found) == 12
+    assert found.reason == "end of batches"
+    for i in (0, 3, 7, 11):
+        one = alone(found.members[i], epochs=3)
+        np.testing.assert_allclose(found.history(i)["loss"], one.history["loss"], rtol=2e-5)
+        assert set(found.history(i)) == set(one.history)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+            found.params(i),
+            one.params,
+        )
+        assert int(found.state(i)["count"]) == 15
+
+
+def test_a_member_goes_on_alone():
+    found = sweep(RATES, epochs=1)
+    i = 5
+    on = fx.fit(
+        loss, found.members[i].tx, found.params(i), BATCHES, state=found.state(i), history=found.history(i),
+        progress=False,
+    )  # fmt: skip
+    whole = alone(found.members[i], epochs=2)
+    np.testing.assert_allclose(on.history["loss"], whole.history["loss"], rtol=1e-4)
+    assert on.history["step"].tolist() == list(range(1, 11))
+
+
+def test_numbers_alone_are_one_program():
+    fresh = lambda p, x, y: loss(p, x, y) * 1.5  # noqa: E731
+    counted = fx.Summary(show=None)
+    counted.begin(type("Run", (), {"step": 0}))
+    before = fx.training.callbacks.COMPILED[0]
+    fx.sweep(
+        fresh, RATES, fx.adam(0.1), init, BATCHES, steps=4, steps_per_dispatch=2, progress=False
+    )
+    first = fx.training.callbacks.COMPILED[0] - before
+    before = fx.training.callbacks.COMPILED[0]
+    other = {"learning_rate": [0.2, 0.3, 0.4], "b2": [0.8, 0.95]}
+    fx.sweep(
+        fresh, other, fx.adam(0.1), init, BATCHES, steps=4, steps_per_dispatch=2, progress=False
+    )
+    assert first > 0
+    assert fx.training.callbacks.COMPILED[0] == before  # another grid of this size compiles nothing
+
+
+def test_what_changes_the_form_is_a_program_of_its_own():
+    found = sweep(
+        {"learning_rate": [0.01, 0.1], "power": [0.5, 0.25], "mu_dtype": [None, "bfloat16"]}
+    )
+    assert len(found) == 8
+    for i in range(8):
+        one = alone(found.members[i])
+        np.testing.assert_allclose(found.history(i)["loss"], one.history["loss"], rtol=1e-3)
+    rate = fx.cosine_decay_schedule
+    found = sweep({"learning_rate": [0.1, rate(0.1, 5), rate(0.2, 5)]})
+    np.testing.assert_allclose(
+        found.history(2)["loss"], alone(found.members[2]).history["loss"], rtol=1e-4
+    )
+
+
+def test_sentences_are_compared():
+    txs = {"adam": fx.adam(0.1), "slow": fx.lookahead(fx.sgd(0.1), 2, 0.5)}
+    found = sweep({"learning_rate": [0.01, 0.1], "b2": [0.9, 0.99]}, txs, seeds=2)
+    assert len(found) == 8 + 4  # sgd has no b2
+    assert set(found.table) == {"optimizer", "learning_rate", "b2", "seed", "score"}
+    for i in (0, 11):
+        one = alone(found.members[i])
+        np.testing.assert_allclose(found.history(i)["loss"], one.history["loss"], rtol=1e-4)
+
+
+def test_the_best_is_an_ordinary_value():
+    found = sweep({"learning_rate": [1e-4, 0.1, 1e30]}, fx.sgd(0.1), seeds=3, epochs=4)
+    assert found.best == fx.sgd(0.1)
+    assert hash(found.best) == hash(fx.sgd(0.1))
+    (values, mean, spread), *_, (worst, infinite, _) = found.means()
+    assert values == {"learning_rate": 0.1}
+    scores = found.scores()[3:6]
+    np.testing.assert_allclose([mean, spread], [scores.mean(), np.ptp(scores)])
+    assert (worst, infinite) == ({"learning_rate": 1e30}, np.inf)
+    assert "best loss" in repr(found)
+    tail = found.history(4)["loss"][-2:]
+    np.testing.assert_allclose(scores[1], tail.mean())
+
+
+@pytest.mark.parametrize("traceable", [True, False])
+def test_an_evaluation_of_all(traceable):
+    calls = []
+
+    def evaluate(params, state):
+        calls.append(1)
+        error = loss(params, X, Y)
+        return {"right": -error if traceable else -float(error)}
+
+    found = sweep(
+        {"learning_rate": [1e-3, 0.1]},
+        seeds=2,
+        epochs=2,
+        evaluate=evaluate,
+        evaluate_every=5,
+        mode="max",
+    )
+    assert found.score == "right"
+    assert found.best == fx.adam(0.1)
+    for i in range(4):
+        steps, right = found.history(i).measured("right")
+        assert steps.tolist() == [5, 10]
+        np.testing.assert_allclose(right[-1], -loss(found.params(i), X, Y), rtol=1e-5)
+        assert found.scores()[i] == right[-1]
+    assert len(calls) == 1 if traceable else len(calls) >= 8
+
+
+def test_one_tree_for_all():
+    params = init(jax.random.key(3))
+    found = sweep({"learning_rate": [0.01, 0.1]}, params=params)
+    one = alone(found.members[1], params)
+    np.testing.assert_allclose(found.history(1)["loss"], one.history["loss"], rtol=1e-4)
+
+
+def test_ctrl_c_keeps_what_is_complete_and_a_folder_goes_on(tmp_path):
+    def pressed(at):
+        for step, batch in enumerate(BATCHES * 3):
+            if step == at:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+    settings = {"seeds": 2, "steps_per_dispatch": 1, "checkpoints": tmp_path}
+    with pytest.warns(UserWarning, match="interrupted at step"):
+        first = sweep(RATES, batches=pressed(7), **settings)
+    assert first.reason == "interrupted"
+    done = first.history(0).rows
+    assert 6 <= done <= 8
+    rest = sweep(RATES, batches=(BATCHES * 3)[done:], **settings)
+    whole = sweep(RATES, batches=BATCHES * 3, **settings | {"checkpoints": None})
+    for i in range(len(whole)):
+        np.testing.assert_allclose(rest.history(i)["loss"], whole.history(i)["loss"], rtol=1e-6)
+
+
+def test_two_programs_and_ctrl_c_in_the_first():
+    class Pressed:
+        def __iter__(self):
+            yield from BATCHES[:2]
+            os.kill(os.getpid(), signal.SIGINT)
+            yield from BATCHES
+
+    with pytest.warns(UserWarning, match="interrupted"):
+        found = sweep({"mu_dtype": ["float32", "bfloat16"]}, batches=Pressed())
+    assert [m.values for m in found.members] == [{"mu_dtype": "float32"}]
+
+
+def test_pictures():
+    one = sweep(
+        {"learning_rate": fx.logspace(-3, 0, 4), "mu_dtype": [None, "bfloat16"]}, seeds=2, epochs=2
+    ).plot()
+    (ax,) = one.axes
+    assert ax.get_xscale() == "log"
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
+        "mu_dtype None",
+        "mu_dtype bfloat16",
+    ]
+    assert one._repr_png_().startswith(b"\x89PNG")
+    two = sweep(RATES, epochs=1).plot()
+    assert two.axes[0].images[0].get_array().shape == (2, 3)
+    named = sweep({}, {"adam": fx.adam(0.1), "sgd": fx.sgd(0.1)}, seeds=2).plot()
+    assert [t.get_text() for t in named.axes[0].get_yticklabels()] == ["adam", "sgd"]
+    lost = sweep({"learning_rate": [0.1, 1e30]}, fx.sgd(0.1)).plot()
+    assert any(line.get_marker() == "x" for line in lost.axes[0].lines)
+
+
+def test_what_does_not_fit():
+    with pytest.raises(KeyError, match="'b3' is not a hyperparameter"):
+        sweep({"b3": [1.0]})
+    with pytest.raises(ValueError, match="params are a tree, so all seeds would be one"):
+        sweep({}, params=init(jax.random.key(0)), seeds=2)
+    with pytest.raises(ValueError, match="there are no values of learning_rate"):
+        sweep({"learning_rate": []})
+    with pytest.raises(ValueError, match="batches can be gone through once"):
+        sweep({"mu_dtype": [None, "bfloat16"]}, batches=iter(BATCHES))
+    with pytest.raises(KeyError, match="no column 'accuracy' to judge by"):
+        sweep({}, score="accuracy", steps=1)
+    with pytest.raises(ValueError, match="mode must be one of"):
+        sweep({}, mode="least")
+    with pytest.raises(ValueError, match="seeds"):
+        sweep({}, seeds=0)
+
+
+def test_logspace():
+    assert fx.logspace(-3, -1, 3) == (0.001, 0.01, 0.1)
+    assert len(fx.logspace(-4, 0)) == 7
