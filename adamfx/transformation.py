@@ -235,8 +235,8 @@ def _run(
     args = tx, grads, state, params, {n: extra[n] for n in arrays}, static, applies
     try:
         if not tx.form.functions:
-            return _compiled(*args)
-        run, mark = _reading(Reads(*tx.form.functions))
+            return _compiled(tx.form)(*args)
+        run, mark = _reading(Reads(*tx.form.functions), tx.form)
         with reading(mark):
             return run(*args)
     except TypeError:
@@ -246,8 +246,8 @@ def _run(
         raise
 
 
-def _program(reads: Reads | None = None) -> Any:
-    """update and step as one program for transformations in which the functions of users read this."""
+def _program(*_: Any) -> Any:
+    """update and step as one program, of one form: those of forms that come no more are let go."""
 
     @functools.partial(jax.jit, static_argnums=(5, 6))
     def run(tx, grads, state, params, arrays, static, applies):
@@ -256,7 +256,7 @@ def _program(reads: Reads | None = None) -> Any:
     return run
 
 
-_compiled, _reading = _program(), Programs(_program)
+_compiled, _reading = functools.lru_cache(128)(_program), Programs(_program)
 
 
 def _traced(tx, grads, state, params, extra, applies):

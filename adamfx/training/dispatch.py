@@ -40,8 +40,8 @@ class Program(NamedTuple):
 
 
 @Programs
-def program(reads: Reads, has_aux: bool, members: bool = False) -> Program:
-    """Of a loss, the first of `reads`, and of transformations with the functions after it.
+def program(reads: Reads, form: Any, has_aux: bool, members: bool = False) -> Program:
+    """Of a loss, the first of `reads`, and of transformations of a form, with the functions after it.
 
     With members, each in a row of tx, params and state, all take the same batches, and write columns of rows.
     """

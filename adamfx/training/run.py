@@ -65,7 +65,7 @@ class Run:
         if state is not None:
             check_is_state("fit", state)
         reads = Reads(loss_fn, *self.tx.form.functions)
-        self.program, self.mark = program(reads, has_aux, members)
+        self.program, self.mark = program(reads, self.tx.form, has_aux, members)
         with reading(self.mark):
             begun = self.program.init(self.tx, self.params) if state is None else copied(state)
         self.state: Any = begun

@@ -53,7 +53,7 @@ class Sweep:
         return len(self.members)
 
     def __repr__(self) -> str:
-        best = self.table["score"][self._order()[0]]
+        best = self.means()[0][1]
         return f"<Sweep of {len(self)} runs, {self.reason}; best {self.score} {best:.4g}: {self.best!r}>"
 
     @property

@@ -70,7 +70,7 @@ class Programs:
     array as long as somebody holds it.
     """
 
-    def __init__(self, make: Callable, most: int = 16):
+    def __init__(self, make: Callable, most: int = 32):
         self.make, self.most = make, most
         self.made: dict[tuple, Any] = {}  # the newest last
 
