@@ -34,9 +34,9 @@ def decay(block: str, x: Any, name: str = "decay") -> None:
 
 def choice(block: str, name: str, x: Any, allowed: Any) -> None:
     """Raises ValueError unless `x` is one of `allowed`."""
-    if x not in allowed:
+    if not any(isinstance(x, type(a)) and x == a for a in allowed):
         raise ValueError(
-            f"{block}: {name} must be one of {', '.join(map(repr, allowed))}, got {x!r}"
+            f"{block}: {name} must be one of {', '.join(map(repr, allowed))}, got {shown(x)}"
         )
 
 
@@ -44,7 +44,7 @@ def floating(block: str, name: str, dtype: Any) -> None:
     """Raises ValueError unless `dtype` is None or names floating or complex numbers."""
     try:
         good = dtype is None or jax.numpy.issubdtype(jax.numpy.dtype(dtype), jax.numpy.inexact)
-    except TypeError:
+    except Exception:  # NumPy reads much as a dtype, and fails in many ways
         good = False
     if not good:
         raise ValueError(
@@ -58,6 +58,14 @@ def steps(block: str, name: str, x: Any, low: int = 0) -> int:
     if isinstance(x, bool) or not (whole and x >= low):
         raise ValueError(f"{block}: {name} must be a whole number >= {low}, got {x!r}")
     return int(x)
+
+
+def shown(x: Any, limit: int = 200) -> str:
+    """The text of anything, without its middle where it is long; for messages."""
+    try:
+        return shortened(" ".join(repr(x).split()), limit)
+    except Exception:  # a repr that fails
+        return object.__repr__(x)
 
 
 def shortened(text: str, limit: int = 400) -> str:

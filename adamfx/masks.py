@@ -23,6 +23,7 @@ class Predicate(Value):
     """A choice of parameters by path, shape or dtype, as a value."""
 
     __slots__ = ()
+    example = "a predicate such as ndim_at_least(2)"
 
     def __call__(self, params: Any) -> Any:
         """A tree of bools like `params`."""

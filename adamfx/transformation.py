@@ -200,6 +200,11 @@ class GradientTransformation(Value):
         """`x` itself, or any object with optax's `init` and `update` as a block."""
         return x if isinstance(x, GradientTransformation) else foreign(x)
 
+    @classmethod
+    def is_one(cls, x: Any) -> bool:
+        """True, or the TypeError that says what is missing."""
+        return bool(cls.as_inner(x).name)
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:

@@ -120,8 +120,11 @@ def spread(block: str, what: str, given: Any, params: Any) -> list:
             lambda m, sub: jax.tree.map(lambda _: m, sub, is_leaf=is_none), given, params
         )
         return structure.flatten_up_to(whole)
-    except ValueError as error:
-        raise ValueError(f"{block}: the {what} does not match the parameters: {error}") from None
+    except ValueError:
+        raise ValueError(
+            f"{block}: the {what} does not match the parameters: in it {same_structure(given, params)}; give "
+            "a tree like the parameters, or a prefix of one"
+        ) from None
 
 
 def _plain(tree: Any) -> Any:

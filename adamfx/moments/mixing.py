@@ -17,6 +17,7 @@ from adamfx.moments.scale_by_moments import rates_of
 from adamfx.moments.statistics import square
 from adamfx.schedules import Decay, Rate, value_at
 from adamfx.transformation import block, leafwise
+from adamfx.values.arguments import Mask
 from adamfx.values.constructor import Dynamic, Exact
 
 
@@ -131,7 +132,7 @@ def stabilize(eps: Exact = 1e-6, threshold: Exact = 1.0):
 
 
 @block
-def undivided(mask: Any = None):
+def undivided(mask: Mask = None):
     """u = m: the second moment is dropped, where the mask is True. Needs params for a mask.
 
     Args:

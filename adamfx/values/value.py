@@ -30,9 +30,15 @@ class Value:
     __slots__ = ("__weakref__", "_meaning", "form", "leaves")
 
     has_keys = False  # whether values of this kind have keys in a state, as transformations do
+    example = "a value"  # what errors call one of this kind
     form: Form
     leaves: tuple
     _meaning: Any
+
+    @classmethod
+    def is_one(cls, x: Any) -> bool:
+        """Whether `x` may stand where a value of this kind is an argument."""
+        return isinstance(x, cls)
 
     @classmethod
     def as_inner(cls, x: Any) -> Any:

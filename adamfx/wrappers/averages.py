@@ -14,6 +14,7 @@ from adamfx.engine.record import safe_divide
 from adamfx.moments.estimators import Estimator, mean
 from adamfx.moments.scale_by_moments import mass, rates_of
 from adamfx.transformation import GradientTransformation, block, leafwise
+from adamfx.values.arguments import checked
 from adamfx.values.constructor import Inner
 
 
@@ -79,6 +80,7 @@ def _unbiased(average: Any, mass: Any, p: Any) -> Any:
     return jnp.where(w == 0, p.astype(average.dtype), safe_divide(average, w))
 
 
+@checked
 def average_params(
     transformation: Inner, estimator: Estimator | None = None
 ) -> GradientTransformation:
