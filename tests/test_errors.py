@@ -330,7 +330,7 @@ USE = [
     (
         lambda: fx.add_decayed_weights(0.1, {"dense": np.ones(2)}).update(P, {"count": 0}, P),
         TypeError,
-        "mask must be a tree of Python bools, True where the block acts, or a callable",
+        "mask must be a tree of Python bools, True where the block acts or a callable",
     ),
     (
         lambda: fx.add_decayed_weights(0.1, {"other": True}).update(P, {"count": 0}, P),

@@ -40,7 +40,7 @@ class Kind(NamedTuple):
 def _is_number(x: Any) -> bool:
     if isinstance(x, (np.ndarray, np.generic, jax.Array)):
         return bool(jnp.issubdtype(x.dtype, jnp.number))
-    return isinstance(x, (int, float, complex)) and not isinstance(x, bool)
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 
 def _is_whole(x: Any) -> bool:
@@ -163,6 +163,8 @@ class Arguments:
             if self.signature.parameters[n].kind not in many and (found := kinds(a))
         }
 
+        self.words = {n for n, found in self.kinds.items() if found[0] is STRING and len(found) < 3}
+
     def bind(self, args: Any, kwargs: Any) -> inspect.BoundArguments:
         """Raises TypeError for an argument that is missing, that there is not, or of another kind."""
         try:
@@ -177,7 +179,8 @@ class Arguments:
 
         But for strings: a function says better which it takes, and `check_after` sees them.
         """
-        self._check({n: x for n, x in arguments.items() if STRING not in self.kinds.get(n, [STRING])}, arguments)
+        before = {n: x for n, x in arguments.items() if n in self.kinds and n not in self.words}
+        self._check(before, arguments)
 
     def _check(self, these: dict[str, Any], arguments: dict[str, Any]) -> None:
         for name, x in these.items():
@@ -204,7 +207,7 @@ class Arguments:
 
         A number may be infinite or NaN where the default is.
         """
-        self._check({n: x for n, x in arguments.items() if STRING in self.kinds.get(n, ())}, {})
+        self._check({n: x for n, x in arguments.items() if n in self.words}, {})
         for name, x in arguments.items():
             bad = name in self.kinds and isinstance(x, float) and not math.isfinite(x)
             default = self.signature.parameters[name].default
