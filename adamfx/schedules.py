@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.engine.trees import cast_floats
+from adamfx.engine.trees import cast_floats, is_number
 from adamfx.values.constructor import Dynamic, Exact, P, constructor
 from adamfx.values.value import Value
 
@@ -26,9 +26,14 @@ class Schedule(Value):
 
     __slots__ = ()
     example = "a schedule such as cosine_decay_schedule(0.1, 100)"
+    means = (Callable,)
 
     def __call__(self, count: Array) -> Array:
         """The value at `count` steps done, a scalar (or an array for an array of counts)."""
+        if not is_number(count) or isinstance(count, (bool, complex)):
+            raise TypeError(
+                f"{self.name}: count must be a count of steps, or an array of such, got {checks.shown(count)}"
+            )
         return cast_floats(self, jnp.result_type(float)).meaning(jnp.asarray(count))
 
 
@@ -201,8 +206,14 @@ def piecewise_constant_schedule(
     """init times the scales of all boundaries reached (count >= boundary)."""
     scales = {}
     for boundary, factor in (boundaries_and_scales or {}).items():
-        checks.number("piecewise_constant_schedule", "each scale of boundaries_and_scales", factor, low=0)
-        scales[checks.steps("piecewise_constant_schedule", "each boundary of boundaries_and_scales", boundary)] = factor
+        checks.number(
+            "piecewise_constant_schedule", "each scale of boundaries_and_scales", factor, low=0
+        )
+        scales[
+            checks.steps(
+                "piecewise_constant_schedule", "each boundary of boundaries_and_scales", boundary
+            )
+        ] = factor
 
     def at(count):
         x = init_value + jnp.zeros(jnp.shape(count))

@@ -25,8 +25,9 @@ import jax.numpy as jnp
 from adamfx import checks
 from adamfx.engine import sentence, trees
 from adamfx.engine.control import zeros_or
-from adamfx.engine.leaves import Leaves, begin, check_leaves, enter
+from adamfx.engine.leaves import Leaves, begin, enter
 from adamfx.engine.words import Leafwise, Step, Treewise
+from adamfx.values.arguments import checked
 from adamfx.values.constructor import P, constructor
 from adamfx.values.grammar import keys
 from adamfx.values.value import Value
@@ -201,6 +202,14 @@ class GradientTransformation(Value):
         return x if isinstance(x, GradientTransformation) else foreign(x)
 
     @classmethod
+    def given(cls, who: str, name: str, x: Any) -> GradientTransformation:
+        """`as_inner`, whose error names the argument."""
+        try:
+            return cls.as_inner(x)
+        except TypeError as error:
+            raise TypeError(f"{who}: {name}: {error}") from None
+
+    @classmethod
     def is_one(cls, x: Any) -> bool:
         """True, or the TypeError that says what is missing."""
         return bool(cls.as_inner(x).name)
@@ -236,8 +245,8 @@ def _run(
     try:
         return _compiled(tx, grads, state, params, {n: extra[n] for n in arrays}, static, applies)
     except TypeError:
-        for tree in (grads, params):
-            check_leaves(where, trees.flatten(tree)[0], tree)
+        for what, tree in (("gradients", grads), ("params", params)):
+            trees.check_leaves(where, what, tree)
         sentence.check_is_state(where, state)
         raise
 
@@ -302,6 +311,7 @@ def block(function: Callable[P, Any]) -> Callable[P, GradientTransformation]:
     return _construct(body)
 
 
+@checked
 def leafwise(
     leaf: Callable,
     *,
@@ -358,8 +368,6 @@ def leafwise(
       together: `together(us, heres) -> [{name: array}]`, before `leaf`: new values of what is remembered of
         each leaf, from all of them at once. For decompositions, of which leaves of one shape make one batch.
     """
-    if seed is not None and not isinstance(seed, int):
-        raise TypeError(f"leafwise: seed must be an int, got {seed!r}")
     checks.choice("leafwise", "moments", moments, (None, "opens", "corrects"))
     needs = (*needs, *(("params",) if needs_params and "params" not in needs else ()), *per_leaf)
     return Leafwise(
@@ -368,9 +376,10 @@ def leafwise(
     )  # fmt: skip
 
 
+@checked
 def treewise(
     run: Callable,
-    inside: Any = None,
+    inside: GradientTransformation | Mapping | None = None,
     *,
     init: Callable | None = None,
     init_shared: Callable | None = None,
@@ -398,6 +407,11 @@ def treewise(
     inner = {} if inside is None else {"inner": inside}
     if isinstance(inside, Mapping):
         inner = dict(inside)
+    for tx in inner.values():
+        if not isinstance(tx, GradientTransformation):
+            raise TypeError(
+                f"treewise: inside must be a transformation, or a dict of such, got {tx!r}"
+            )
     return Treewise(
         run, inner, init, init_shared, carried=tuple(inner), needs=tuple(needs),
         gradient_at=gradient_at, evaluate_at=evaluate_at,

@@ -62,7 +62,9 @@ def but(*names, **more):
 
 
 NUMBER = but("lambda", true=True, nan=NAN, inf=INF, key=jax.random.key(0), none=None)
-RATE = {n: x for n, x in NUMBER.items()}  # a function is a schedule; what it returns is seen by init
+RATE = {
+    n: x for n, x in NUMBER.items()
+}  # a function is a schedule; what it returns is seen by init
 COUNT = but(true=True, nan=NAN, inf=INF, half=1.5, none=None, vector=np.ones(2))
 FLAG = but(none=None, two=2, half=1.5, vector=np.ones(2))
 WORD = but("string", "empty string", true=True, one=1, half=1.5, none=None, wrong="a wrong string")
@@ -219,7 +221,7 @@ def verdict(call, function, argument, kinds=(TypeError, ValueError)):
         text = str(error)
         if not is_ours(error) or INTERNAL.search(text):
             return f"internal: {type(error).__name__}: {text[:150]}"
-        if not re.search(rf"(?<!\w){re.escape(argument)}(?!\w)", text):
+        if not re.search(rf"(?<!\w)({argument})(?!\w)", text):
             return f"does not name {argument}: {text[:150]}"
         if function not in text:
             return f"does not name {function}: {text[:150]}"

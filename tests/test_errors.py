@@ -271,7 +271,11 @@ USE = [
         TypeError,
         "leaves must be arrays, numbers or None: filter the tree first, e.g. with eqx.filter(model",
     ),
-    (lambda: ADAM.update({"f": "x"}, S), TypeError, "update: the leaf at ['f'] is 'x' of type str"),
+    (
+        lambda: ADAM.update({"f": "x"}, S),
+        TypeError,
+        "update: the leaf at ['f'] of the gradients is 'x' of type str",
+    ),
     (
         lambda: chain_update(fx.bias_correct()),
         ValueError,

@@ -10,8 +10,6 @@ independent   chain(..., scale_by_lr(lr, flip_sign=False), add_decayed_weights(w
 
 from __future__ import annotations
 
-from typing import Any
-
 from adamfx import checks
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import block, leafwise

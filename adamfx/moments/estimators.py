@@ -70,6 +70,7 @@ class Estimator(Value):
 
     __slots__ = ()
     example = "an estimator such as ema(0.9)"
+    means = (Recursion, Own)
 
 
 def estimator(function: Callable[P, Any]) -> Callable[P, Estimator]:

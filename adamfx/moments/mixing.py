@@ -5,8 +5,6 @@ They follow `scale_by_moments`, after `bias_correct` unless they say otherwise.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from adamfx import checks

@@ -47,6 +47,7 @@ class Statistic(Value):
 
     __slots__ = ()
     example = "a statistic such as mean_square(-2)"
+    means = (Reading,)
 
 
 def statistic(function: Callable[P, Any]) -> Callable[P, Statistic]:

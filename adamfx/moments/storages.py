@@ -49,6 +49,7 @@ class Storage(Value):
 
     __slots__ = ()
     example = "a storage such as int8() or cast('bfloat16')"
+    means = (Form,)
 
 
 def storage(function: Callable[P, Any]) -> Callable[P, Storage]:

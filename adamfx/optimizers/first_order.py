@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from adamfx.blocks.decay import add_decayed_weights
 from adamfx.blocks.differences import scale_by_optimistic_gradient
 from adamfx.blocks.guards import add_noise

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from adamfx.blocks.decay import add_decayed_weights
 from adamfx.blocks.radius import contract
 from adamfx.blocks.scaling import scale_by_lr, scale_by_trust_ratio

@@ -41,7 +41,9 @@ MATRICES = ndim_at_least(2)
 
 @checked
 def on_matrices(
-    transformation: GradientTransformation, others: GradientTransformation, matrices: Mask = MATRICES
+    transformation: GradientTransformation,
+    others: GradientTransformation,
+    matrices: Mask = MATRICES,
 ) -> GradientTransformation:
     """The transformation for the matrices, another for all other leaves.
 

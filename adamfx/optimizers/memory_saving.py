@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from adamfx.blocks.clipping import clip_by_block_rms
 from adamfx.blocks.decay import add_decayed_weights
 from adamfx.blocks.scaling import scale, scale_by_lr, scale_by_param_block_rms

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from adamfx.blocks.adaptation import scale_by_dadapt_adamw, scale_by_prodigy
 from adamfx.blocks.coin import scale_by_cocob
 from adamfx.blocks.decay import add_decayed_weights

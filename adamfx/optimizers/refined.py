@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from adamfx.blocks.clipping import clip
 from adamfx.blocks.decay import add_decayed_weights

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adamfx.checks import shown
 from adamfx.engine import trees
 from adamfx.engine.norms import global_norm
 from adamfx.engine.packed import memories
@@ -181,7 +182,18 @@ class Groups:
             return batch
         batch = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
         # A copy: the caller may fill the same array with the next batch.
-        return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.array(x), batch)
+        return jax.tree.map(_copied, batch)
+
+
+def _copied(x: Any) -> Any:
+    if isinstance(x, jax.Array):
+        return x
+    x = np.array(x)
+    if not trees.is_number(x):
+        raise TypeError(
+            f"fit: batches must hold arrays and numbers, in one is {shown(x)}; turn it into numbers before"
+        )
+    return x
 
 
 def _shapes(batch: Tree) -> Any:

@@ -10,13 +10,14 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from adamfx import checks
+from adamfx.engine import trees
 from adamfx.training.bar import Bar
 from adamfx.training.dispatch import Groups
 from adamfx.training.history import History
@@ -24,6 +25,7 @@ from adamfx.training.interrupts import LEFT, Interrupts
 from adamfx.training.orbax import Checkpoints
 from adamfx.training.run import Fit, Run, copied
 from adamfx.training.together import Elsewhere, Left, Together
+from adamfx.values.arguments import check
 
 Tree = Any
 State = Any
@@ -36,7 +38,7 @@ def fit(
     batches: Iterable,
     *,
     state: State = None,
-    history: History | None = None,
+    history: History | Mapping | None = None,
     has_aux: bool = False,
     steps: int | None = None,
     epochs: int = 1,
@@ -97,6 +99,7 @@ def fit(
     learning_rate), the scalars of aux and of evaluate; each step's numbers are float32. A
     skip_nonfinite that has had too many in a row ends the run with reason "nonfinite".
     """
+    check(fit, locals())
     steps = None if steps is None else checks.steps("fit", "steps", steps)
     epochs = checks.steps("fit", "epochs", epochs, 1)
     if steps_per_dispatch is not None:
@@ -172,7 +175,8 @@ def _loop(
         run.drain()
         evaluated = run.steps
         params = _used(run.tx, run.state, run.params)
-        found = interrupts.leavable(evaluate, copied(params), copied(run.state))
+        args = "fit", "evaluate", evaluate, copied(params), copied(run.state)
+        found = interrupts.leavable(checks.call, *args)
         if found is not LEFT:
             run.history.record(_evaluated(found, run.columns))
 
@@ -206,8 +210,11 @@ def _loop(
             break
         run.keep(due=bool(run.keeps_every) and run.total % run.keeps_every == 0)
         if stop and (due or not evaluate) and not pressed():
-            answer = interrupts.leavable(stop, run.history.shown())
-            if together.any(answer is not LEFT and answer):
+            args = "fit", "stop", stop, run.history.shown()
+            answer = interrupts.leavable(checks.call, *args)
+            if answer is not LEFT and (not trees.is_number(answer) or np.shape(answer)):
+                raise TypeError(f"fit: stop must return True or False, got {checks.shown(answer)}")
+            if together.any(answer is not LEFT and bool(answer)):
                 reason = "stop"
                 break
     run.drain()
@@ -261,12 +268,11 @@ def _evaluated(found: Any, taken: set[str]) -> dict[str, float]:
                 f"fit: evaluate returned {name!r}, which is a column of every step; call it e.g. "
                 f"{'test_' + name!r}"
             )
-        try:
-            numbers[str(name)] = float(x)
-        except (TypeError, ValueError):
+        if not trees.is_number(x) or np.shape(x) or np.iscomplexobj(x):
             raise TypeError(
-                f"fit: evaluate must return a number or a dict of numbers, {name!r} is {x!r}"
-            ) from None
+                f"fit: evaluate must return a number or a dict of numbers, {name!r} is {checks.shown(x)}"
+            )
+        numbers[str(name)] = float(x)
     return numbers
 
 

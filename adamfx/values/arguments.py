@@ -1,7 +1,7 @@
 """What the annotations of a function allow for its arguments, checked where it is called.
 
-One rule for all: an argument annotated bool, int, float, str, Callable, Sequence, dict, Dynamic, Exact or a kind
-of value is that, or what else its union names. Any allows anything, but for `Annotated[Any, Kind(...)]`.
+One rule for all: an argument annotated bool, int, float, str, Callable, Sequence, dict, Dynamic, Exact or a
+kind of value is that, or what else its union names. Any allows anything, but for `Annotated[Any, Kind(...)]`.
 """
 
 from __future__ import annotations
@@ -78,14 +78,25 @@ FUNCTION = Kind(callable, ("a function",))
 PLAIN = {
     bool: Kind(lambda x: isinstance(x, (bool, np.bool_)), ("True or False",)),
     int: WHOLE,
-    float: Kind(lambda x: _is_number(x) and np.ndim(x) == 0 and not np.iscomplexobj(x), ("a number",)),
+    float: Kind(
+        lambda x: _is_number(x) and np.ndim(x) == 0 and not np.iscomplexobj(x), ("a number",)
+    ),
     str: Kind(lambda x: isinstance(x, str), ("a string",)),
     type(None): Kind(lambda x: x is None, ("None",)),
 }
 KNOWN = ("collections.abc", "os")  # of whose classes isinstance tells
 WORDS = {os.PathLike: "a path", collections.abc.Iterable: "an iterable"}
 STRING = PLAIN[str]
-Mask = Annotated[Any, Kind(_is_mask, ("a tree of Python bools, True where the block acts", "a callable of the parameters that returns one"))]
+Mask = Annotated[
+    Any,
+    Kind(
+        _is_mask,
+        (
+            "a tree of Python bools, True where the block acts",
+            "a callable of the parameters that returns one",
+        ),
+    ),
+]
 Floating = Annotated[Any, Kind(_is_dtype, ("a floating dtype such as 'bfloat16'",))]
 
 
@@ -103,7 +114,11 @@ def kinds(annotation: Any) -> list[Kind]:
 
 def _members(annotation: Any) -> tuple:
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    return tuple(m for a in typing.get_args(annotation) for m in _members(a)) if union else (annotation,)
+    return (
+        tuple(m for a in typing.get_args(annotation) for m in _members(a))
+        if union
+        else (annotation,)
+    )
 
 
 def _kind(member: Any) -> Kind | None:
@@ -150,7 +165,8 @@ class Arguments:
     """The parameters of a function by name, and what each may be."""
 
     def __init__(self, function: Callable):
-        self.name = function.__name__
+        made = function.__name__ == "__init__"
+        self.name = function.__qualname__.split(".")[-2] if made else function.__name__
         self.signature = inspect.signature(function)
         names = inspect.unwrap(function).__globals__
         self.annotations = {
@@ -163,7 +179,11 @@ class Arguments:
             if self.signature.parameters[n].kind not in many and (found := kinds(a))
         }
 
-        self.words = {n for n, found in self.kinds.items() if found[0] is STRING and len(found) < 3}
+        self.words = {
+            n
+            for n, found in self.kinds.items()
+            if {*found} <= {STRING, PLAIN[type(None)]} and STRING in found
+        }
 
     def bind(self, args: Any, kwargs: Any) -> inspect.BoundArguments:
         """Raises TypeError for an argument that is missing, that there is not, or of another kind."""
@@ -237,10 +257,12 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         bound = known.bind(args, kwargs)
         try:
-            return function(*bound.args, **bound.kwargs)
+            made = function(*bound.args, **bound.kwargs)
         except (TypeError, ValueError) as error:
             known.told(error, bound.arguments)
             raise
+        known.check_after(bound.arguments)
+        return made
 
     return call
 
@@ -248,6 +270,7 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
 def check(function: Callable, arguments: dict[str, Any]) -> None:
     """Raises unless these arguments of a function, all of them by name, are what its annotations say."""
     _known(function).check(dict(arguments))
+    _known(function).check_after(arguments)
 
 
 _known = functools.lru_cache(maxsize=64)(Arguments)

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adamfx.checks import shown
 from adamfx.values.arguments import DYNAMIC, EXACT, INNER, Arguments
 from adamfx.values.grammar import LEAF, Container, Form, Static, is_key
 from adamfx.values.value import Value
@@ -85,6 +86,14 @@ class Constructor:
         self.known.check_after(given)
         if isinstance(meaning, Value):
             return meaning
+        if not isinstance(meaning, self.kind.means):
+            word, wanted = (
+                self.kind.__name__.lower(),
+                " or ".join(c.__name__ for c in self.kind.means),
+            )
+            raise TypeError(
+                f"{self.name}: what {word} decorates must return {wanted}, got {shown(meaning)}"
+            )
         value._meaning = meaning
         return value
 
@@ -208,6 +217,12 @@ def constructor(kind: type[V]) -> Callable[[Callable[P, Any]], Callable[P, V]]:
     """
 
     def decorate(function: Callable[P, Any]) -> Callable[P, V]:
+        if not inspect.isfunction(function):
+            word = kind.__name__.lower()
+            raise TypeError(
+                f"{word}: it decorates a function, whose name and signature make the constructor, got "
+                f"{shown(function)}; write def name(...): return ..."
+            )
         made = Constructor(function, kind)
 
         @functools.wraps(function)

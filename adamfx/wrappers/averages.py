@@ -107,6 +107,7 @@ def averaged_params(state: Any, params: Any) -> Any:
             "averaged_params: this state holds no average; wrap the transformation in average_params, or "
             "end its chain with keep_average()"
         )
+    trees.check_leaves("averaged_params", "params", params)
     result, structure = trees.flatten(params)
     taken = [False] * len(result)
     for memory in found:
@@ -127,5 +128,10 @@ def averaged_params(state: Any, params: Any) -> Any:
                 )
             taken[j] = True
             p = jnp.asarray(result[j])
+            if p.shape != s.shape:
+                raise ValueError(
+                    f"averaged_params: params at {trees.paths(params)[j]} have shape {p.shape}, the average "
+                    f"{s.shape}"
+                )
             result[j] = _unbiased(s, w, p).astype(p.dtype)
     return structure.unflatten(result)

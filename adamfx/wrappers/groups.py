@@ -45,7 +45,11 @@ Labelled = Annotated[
     Any,
     Kind(
         lambda x: not isinstance(x, type),
-        ("a dict of label to predicate", "a tree of labels", "a callable of the parameters that returns one"),
+        (
+            "a dict of label to predicate",
+            "a tree of labels",
+            "a callable of the parameters that returns one",
+        ),
     ),
 ]
 

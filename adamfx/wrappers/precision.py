@@ -13,8 +13,6 @@ master_weights(adam(1e-3))                  remembers the parameters in float32
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 

@@ -40,6 +40,7 @@ class Lens(Value):
 
     __slots__ = ()
     example = "a lens such as in_blocks(128)"
+    means = (Through,)
 
 
 def lens(function: Callable[P, Any]) -> Callable[P, Lens]:
