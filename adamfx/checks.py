@@ -25,7 +25,9 @@ def number(
 
 
 def _check_is_number(block: str, name: str, x: Any) -> None:
-    known = isinstance(x, (int, float, np.ndarray, jax.Array)) and not isinstance(x, bool)
+    known = isinstance(x, (int, float, np.number, np.ndarray, jax.Array)) and not isinstance(
+        x, bool
+    )
     if not (known or (callable(x) and not isinstance(x, type))):
         raise TypeError(f"{block}: {name} must be a number, an array or a schedule, got {shown(x)}")
 

@@ -113,8 +113,8 @@ def page(function: Callable) -> str:
     module = getattr(function, "__module__", "")
     if not inspect.isfunction(function) or not module.startswith("adamfx.optimizers."):
         raise TypeError(
-            f"page: function must be an optimizer of this library, such as fx.adam, got {shown(function)}; of words "
-            "and wrappers help(...) says all"
+            "page: function must be an optimizer of this library, such as fx.adam, got "
+            f"{shown(function)}; of words and wrappers help(...) says all"
         )
     text = inspect.cleandoc(function.__doc__ or "").split("\n\nArgs:")[0]
     example = _example(function)

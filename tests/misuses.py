@@ -62,9 +62,7 @@ def but(*names, **more):
 
 
 NUMBER = but("lambda", true=True, nan=NAN, inf=INF, key=jax.random.key(0), none=None)
-RATE = {
-    n: x for n, x in NUMBER.items()
-}  # a function is a schedule; what it returns is seen by init
+RATE = NUMBER  # a function is a schedule; what it returns is seen by a step
 COUNT = but(true=True, nan=NAN, inf=INF, half=1.5, none=None, vector=np.ones(2))
 FLAG = but(none=None, two=2, half=1.5, vector=np.ones(2))
 WORD = but("string", "empty string", true=True, one=1, half=1.5, none=None, wrong="a wrong string")
@@ -77,7 +75,6 @@ STATISTIC = but(one=1, half=1.5, true=True)
 ESTIMATOR = but(one=1, half=1.5, true=True, word=fx.sgd(0.1))
 STORAGE = but(one=1, half=1.5, true=True, word=fx.sgd(0.1))
 AXES = but(half=1.5, true=True, halves=(0.5, 1.5))
-TREE = {k: x for k, x in ANYTHING.items() if k not in ("empty string", "tuple", "complex")}
 
 KINDS = {
     "number": NUMBER, "rate": RATE, "count": COUNT, "flag": FLAG, "word": WORD, "tx": TX, "mask": MASK,
@@ -86,15 +83,24 @@ KINDS = {
     "labels": LABELS, "plain": but(nan=NAN, inf=INF, none=None, vector=np.ones(2)),
 }  # fmt: skip
 
-BY_NAME = {
-    "mask": "mask", "weight_decay_mask": "mask", "trust_ratio_mask": "mask", "matrices": "mask", "last": "mask",
-    "mu_dtype": "dtype", "nu_dtype": "dtype", "accumulator_dtype": "dtype", "dtype_momentum": "dtype",
-    "dtype": "dtype", "of": "statistic", "storage": "storage", "axes": "axes", "axis": "axes", "rows": "axes",
-    "columns": "axes", "every": "count", "pct_start": "plain", "pct_final": "plain", "method": "word", "coefficients": "statistic", "betas": "axes",
-    "init_step": "axes", "metrics": "axes", "factors": "axes", "boundaries_and_scales": "axes",
-    "schedules": "axes", "boundaries": "axes", "following": "rate", "cosine_kwargs": "axes",
-    "param_labels": "labels", "transforms": "tx", "through": "tx",
+BY_KIND = {
+    "mask": ("mask", "weight_decay_mask", "trust_ratio_mask", "matrices", "last"),
+    "labels": ("param_labels",),
+    "dtype": ("mu_dtype", "nu_dtype", "accumulator_dtype", "dtype_momentum", "dtype"),
+    "statistic": ("of", "coefficients"),
+    "storage": ("storage",),
+    "count": ("every",),
+    "plain": ("pct_start", "pct_final"),
+    "word": ("method",),
+    "rate": ("following",),
+    "tx": ("transforms", "through"),
+    "axes": (
+        "axes", "axis", "rows", "columns", "betas", "init_step", "metrics", "factors", "schedules",
+        "boundaries",
+        "boundaries_and_scales", "cosine_kwargs",
+    ),
 }  # fmt: skip
+BY_NAME = {name: kind for kind, names in BY_KIND.items() for name in names}
 OWN_KIND = {
     ("stacked", "where"): "mask",
     ("shard_state", "axis"): "word",
@@ -121,11 +127,10 @@ REQUIRED = {
     "max_backtracking_steps": 3, "max_linesearch_steps": 3, "factors": {"*": 0.5}, "following": 0.1,
     "through": fx.in_blocks(2), "of": fx.ndim_at_least(2), "interpolate_type": "linear",
     "cosine_kwargs": [{"init_value": 0.0, "peak_value": 0.1, "warmup_steps": 2, "decay_steps": 5}],
-    "schedules": (fx.constant_schedule(0.1),) * 2, "boundaries": (3,), "param_labels": {"a": fx.ndim_at_least(2)},
-    "transforms": {"a": fx.sgd(0.1)}, "default": fx.sgd(0.1), "name": "word",
-    **dict.fromkeys(
-        ("transformation", "inner", "outer", "fast_optimizer", "base_optimizer", "direction", "others"), fx.sgd(0.1)
-    ),
+    "schedules": (fx.constant_schedule(0.1),) * 2, "boundaries": (3,), "name": "word",
+    "param_labels": {"a": fx.ndim_at_least(2)}, "transforms": {"a": fx.sgd(0.1)}, "default": fx.sgd(0.1),
+    **dict.fromkeys(("transformation", "inner", "outer", "direction", "others"), fx.sgd(0.1)),
+    **dict.fromkeys(("fast_optimizer", "base_optimizer"), fx.sgd(0.1)),
 }  # fmt: skip
 
 

@@ -49,8 +49,8 @@ def save(path: str | os.PathLike, tree: Tree) -> None:
     for name, x in named("save", tree):
         if not (hasattr(x, "dtype") or isinstance(x, (*NUMBERS, History))):
             raise TypeError(
-                f"save: the leaf at {name} of the tree is {shown(x)} of type {type(x).__name__}; leaves must be arrays, "
-                "numbers or histories: filter the tree first"
+                f"save: the leaf at {name} of the tree is {shown(x)} of type {type(x).__name__}; leaves must "
+                "be arrays, numbers or histories: filter the tree first"
             )
         if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
             raise ValueError(
@@ -169,7 +169,9 @@ def check_numbers(who: str, name: str, x: Any, kind: Any, refused: str = "O") ->
     given = kind if is_key(x) else getattr(x, "dtype", kind)  # JAX gives NumPy some as others
     if kind.kind in refused or kind.names is not None or kind.type is np.void or kind != given:
         what = f"is {x!r}, beyond 64 bits" if isinstance(x, int) else f"has the dtype {given}"
-        raise TypeError(f"{who}: the leaf at {name} of the tree {what}; leaves must be arrays of numbers")
+        raise TypeError(
+            f"{who}: the leaf at {name} of the tree {what}; leaves must be arrays of numbers"
+        )
 
 
 def _read(name: str, x: np.ndarray, dtype: str, like: Any) -> Any:

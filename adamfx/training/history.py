@@ -25,7 +25,7 @@ class History(dict):
             found = None
         if found is None or not _is_table(found):
             raise TypeError(
-                "History: columns must be a dict of name to numbers, one for each step, all equally many, got "
+                "History: columns must be a dict of name to numbers, one for each step, equally many, got "
                 f"{checks.shown(columns)}"
             )
         super().__init__(found)
