@@ -72,7 +72,7 @@ def loss(who: str, name: str, found: Any, has_aux: bool) -> None:
     wanted = (
         "a pair (loss, aux)" if has_aux else "one real number, or with has_aux=True (loss, aux)"
     )
-    value = found
+    value: Any = found
     if has_aux:
         value = found[0] if isinstance(found, tuple) and len(found) == 2 else None
     is_number = isinstance(value, float) or (hasattr(value, "dtype") and hasattr(value, "shape"))

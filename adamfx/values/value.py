@@ -32,7 +32,7 @@ class Value:
 
     has_keys = False  # whether values of this kind have keys in a state, as transformations do
     example = "a value"  # what errors call one of this kind
-    means: tuple[type, ...] = (object,)  # what the body of a constructor may return
+    means: tuple[Any, ...] = (object,)  # what the body of a constructor may return
     form: Form
     leaves: tuple
     _meaning: Any
