@@ -27,7 +27,7 @@ from adamfx.engine import sentence, trees
 from adamfx.engine.control import zeros_or
 from adamfx.engine.leaves import Leaves, begin, enter
 from adamfx.engine.words import Leafwise, Step, Treewise
-from adamfx.values.arguments import checked
+from adamfx.values.arguments import check, checked
 from adamfx.values.constructor import P, constructor
 from adamfx.values.grammar import keys
 from adamfx.values.value import Value
@@ -311,7 +311,6 @@ def block(function: Callable[P, Any]) -> Callable[P, GradientTransformation]:
     return _construct(body)
 
 
-@checked
 def leafwise(
     leaf: Callable,
     *,
@@ -368,6 +367,7 @@ def leafwise(
       together: `together(us, heres) -> [{name: array}]`, before `leaf`: new values of what is remembered of
         each leaf, from all of them at once. For decompositions, of which leaves of one shape make one batch.
     """
+    check(leafwise, locals())
     checks.choice("leafwise", "moments", moments, (None, "opens", "corrects"))
     needs = (*needs, *(("params",) if needs_params and "params" not in needs else ()), *per_leaf)
     return Leafwise(

@@ -72,14 +72,14 @@ def as_like(where: str, name: str, new: Any, old: Any) -> Any:
     """
     if not is_number(new):
         raise TypeError(f"{where}: {name} must be a number or an array, got {shown(new)}")
+    if np.shape(new) != old.shape:
+        raise ValueError(f"{where}: {name} has shape {old.shape} in the state, got {np.shape(new)}")
     kinds = (jnp.complexfloating, jnp.floating, jnp.integer, jnp.bool_)
     wide = [next((k for k in kinds if jnp.issubdtype(dtype_of(x), k)), None) for x in (new, old)]
     whole = isinstance(new, float) and new.is_integer()
     if None not in wide and kinds.index(wide[0]) < kinds.index(wide[1]) and not whole:  # type: ignore
         raise TypeError(f"{where}: {name} is {dtype_of(old)}, which cannot hold {shown(new)}")
     new = jnp.asarray(new, old.dtype)
-    if new.shape != old.shape:
-        raise ValueError(f"{where}: {name} has shape {old.shape} in the state, got {new.shape}")
     # Committed to its devices only if it was before: a change would compile the step again.
     return jax.device_put(new, old.sharding) if getattr(old, "committed", False) else new
 

@@ -21,7 +21,6 @@ import numpy as np
 
 from adamfx.checks import shown
 from adamfx.engine.packed import packed_as, plain
-from adamfx.engine.trees import is_number
 from adamfx.training import archive
 from adamfx.training.history import History
 from adamfx.values.arguments import checked
@@ -49,8 +48,8 @@ def save(path: str | os.PathLike, tree: Tree) -> None:
     for name, x in named("save", tree):
         if not (hasattr(x, "dtype") or isinstance(x, (*NUMBERS, History))):
             raise TypeError(
-                f"save: the leaf at {name} of the tree is {shown(x)} of type {type(x).__name__}; leaves must "
-                "be arrays, numbers or histories: filter the tree first"
+                f"save: the leaf at {name} is {shown(x)} of type {type(x).__name__}; the leaves of the tree "
+                "must be arrays, numbers or histories: filter the tree first"
             )
         if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
             raise ValueError(
@@ -89,7 +88,8 @@ def load(path: str | os.PathLike, like: Tree, partial: bool = False) -> Tree:
     """
     wanted = dict(named("load", like))
     for name, x in wanted.items():
-        if not (is_history(x) or is_number(x)):
+        has_dtype = hasattr(x, "dtype") and not isinstance(x.dtype, type)
+        if not (is_history(x) or has_dtype or isinstance(x, NUMBERS)):
             raise TypeError(
                 f"load: the leaf at {name} of like is {shown(x)}; leaves must be arrays, numbers or histories"
             )
@@ -170,7 +170,7 @@ def check_numbers(who: str, name: str, x: Any, kind: Any, refused: str = "O") ->
     if kind.kind in refused or kind.names is not None or kind.type is np.void or kind != given:
         what = f"is {x!r}, beyond 64 bits" if isinstance(x, int) else f"has the dtype {given}"
         raise TypeError(
-            f"{who}: the leaf at {name} of the tree {what}; leaves must be arrays of numbers"
+            f"{who}: the leaf at {name} {what}; leaves of the tree must be arrays of numbers"
         )
 
 

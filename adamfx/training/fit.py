@@ -312,8 +312,4 @@ def _kept(checkpoints: Any) -> Any:
     """Checkpoints, or nothing, as a context that closes what was opened here."""
     if checkpoints is None or isinstance(checkpoints, Checkpoints):
         return contextlib.nullcontext(checkpoints)
-    if not isinstance(checkpoints, (str, os.PathLike)):
-        raise TypeError(
-            f"fit: checkpoints must be a folder, or Checkpoints of one, got {checkpoints!r}"
-        )
     return Checkpoints(checkpoints)

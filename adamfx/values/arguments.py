@@ -227,12 +227,13 @@ class Arguments:
 
         A number may be infinite or NaN where the default is.
         """
-        self._check({n: x for n, x in arguments.items() if n in self.words}, {})
+        if self.words:
+            self._check({n: x for n, x in arguments.items() if n in self.words}, {})
         for name, x in arguments.items():
-            bad = name in self.kinds and isinstance(x, float) and not math.isfinite(x)
-            default = self.signature.parameters[name].default
-            if bad and not (isinstance(default, float) and not math.isfinite(default)):
-                raise ValueError(f"{self.name}: {name} must be finite, got {x}")
+            if isinstance(x, float) and not math.isfinite(x) and name in self.kinds:
+                default = self.signature.parameters[name].default
+                if not isinstance(default, float) or math.isfinite(default):
+                    raise ValueError(f"{self.name}: {name} must be finite, got {x}")
 
     def told(self, error: Exception, arguments: dict[str, Any]) -> None:
         """Puts the call before the words of an error that speaks of a part of it."""
