@@ -174,11 +174,7 @@ def set_hyperparams(state: Any, **changes: Any) -> Any:
                 f"set_hyperparams: {name} is a number in the state, got {exact[name]!r}; a schedule "
                 "belongs in the transformation itself"
             )
-        new = jnp.asarray(exact[name], old.dtype)
-        if new.shape != old.shape:
-            raise ValueError(f"set_hyperparams: {name} has shape {old.shape}, got {new.shape}")
-        # Committed to its devices only if it was before: a change would compile the step again.
-        return jax.device_put(new, old.sharding) if getattr(old, "committed", False) else new
+        return trees.as_like("set_hyperparams", name, exact[name], old)
 
     return jax.tree_util.tree_map_with_path(change, state)
 

@@ -23,6 +23,7 @@ class Predicate(Value):
     """A choice of parameters by path, shape or dtype, as a value."""
 
     __slots__ = ()
+    example = "a predicate such as ndim_at_least(2)"
 
     def __call__(self, params: Any) -> Any:
         """A tree of bools like `params`."""
@@ -72,10 +73,20 @@ def path_matches(*patterns: str):
 @predicate
 def has_dtype(*dtypes: Any):
     """Leaves of one of these dtypes, e.g. has_dtype("bfloat16", "float16")."""
-    wanted = [jnp.dtype(d) for d in dtypes]
+    wanted = [_dtype(d) for d in dtypes]
     if not wanted:
         raise TypeError("has_dtype: needs one or more dtypes such as 'bfloat16'")
     return lambda path, x: jnp.result_type(x) in wanted
+
+
+def _dtype(d: Any) -> Any:
+    try:
+        found = None if d is None else jnp.dtype(d)
+    except Exception:  # NumPy reads much as a dtype, and fails in many ways
+        found = None
+    if found is None or found.kind in "OSUMm" or found.names:
+        raise TypeError(f"has_dtype: dtypes must be such as 'bfloat16', got {checks.shown(d)}")
+    return found
 
 
 @predicate
@@ -102,5 +113,7 @@ def any_of(*predicates: Predicate):
 def _meanings(name: str, *predicates: Predicate) -> list[Callable]:
     for of in predicates:
         if not isinstance(of, Predicate):
-            raise TypeError(f"{name}: needs a predicate such as ndim_at_least(2), got {of!r}")
+            raise TypeError(
+                f"{name}: predicates must be such as ndim_at_least(2), got {checks.shown(of)}"
+            )
     return [of.meaning for of in predicates]

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from adamfx.checks import shown
 from adamfx.values.grammar import Container, Form
 
 # What an example hands to arguments without a default.
@@ -112,8 +113,8 @@ def page(function: Callable) -> str:
     module = getattr(function, "__module__", "")
     if not inspect.isfunction(function) or not module.startswith("adamfx.optimizers."):
         raise TypeError(
-            f"page: give an optimizer of this library, such as fx.adam, got {function!r}; of words and "
-            "wrappers help(...) says all"
+            "page: function must be an optimizer of this library, such as fx.adam, got "
+            f"{shown(function)}; of words and wrappers help(...) says all"
         )
     text = inspect.cleandoc(function.__doc__ or "").split("\n\nArgs:")[0]
     example = _example(function)

@@ -19,7 +19,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from adamfx.checks import shortened
+from adamfx.checks import shortened, shown
 from adamfx.masks import Predicate
 from adamfx.values.value import Value
 
@@ -66,7 +66,9 @@ def read(text: str, names: Mapping[str, Callable] | None = None) -> Any:
       SentenceError: a ValueError with the place, what is there, and what is allowed.
     """
     if not isinstance(text, str):
-        raise TypeError(f"read: text must be a string such as repr(tx), got {text!r}")
+        raise TypeError(f"read: text must be a string such as repr(tx), got {shown(text)}")
+    if names is not None and not isinstance(names, Mapping):
+        raise TypeError(f"read: names must be a dict of name to constructor, got {shown(names)}")
     if len(text) > LONGEST:
         raise SentenceError(
             f"a sentence of {len(text):,} characters cannot be read, at most {LONGEST:,} can; build the "

@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.engine.trees import cast_floats
+from adamfx.engine.trees import cast_floats, is_number
 from adamfx.values.constructor import Dynamic, Exact, P, constructor
 from adamfx.values.value import Value
 
@@ -25,9 +25,15 @@ class Schedule(Value):
     """A function of the step count, as a value: prints, compares and differentiates like one."""
 
     __slots__ = ()
+    example = "a schedule such as cosine_decay_schedule(0.1, 100)"
+    means = (Callable,)
 
     def __call__(self, count: Array) -> Array:
         """The value at `count` steps done, a scalar (or an array for an array of counts)."""
+        if not is_number(count) or isinstance(count, (bool, complex)):
+            raise TypeError(
+                f"{self.name}: count must be a count of steps, or an array of such, got {checks.shown(count)}"
+            )
         return cast_floats(self, jnp.result_type(float)).meaning(jnp.asarray(count))
 
 
@@ -200,8 +206,14 @@ def piecewise_constant_schedule(
     """init times the scales of all boundaries reached (count >= boundary)."""
     scales = {}
     for boundary, factor in (boundaries_and_scales or {}).items():
-        checks.number("piecewise_constant_schedule", "each scale", factor, low=0)
-        scales[checks.steps("piecewise_constant_schedule", "each boundary", boundary)] = factor
+        checks.number(
+            "piecewise_constant_schedule", "each scale of boundaries_and_scales", factor, low=0
+        )
+        scales[
+            checks.steps(
+                "piecewise_constant_schedule", "each boundary of boundaries_and_scales", boundary
+            )
+        ] = factor
 
     def at(count):
         x = init_value + jnp.zeros(jnp.shape(count))
@@ -213,7 +225,7 @@ def piecewise_constant_schedule(
 
 
 @schedule
-def warmup_schedule(init_value: Dynamic, warmup_steps: int, following: Any):
+def warmup_schedule(init_value: Dynamic, warmup_steps: int, following: float | ScheduleFunction):
     """From init to where `following` starts, in a straight line; then `following`.
 
     `following` is a schedule, or a number for a constant; it counts from the end of the warm-up.
@@ -320,6 +332,8 @@ def cosine_onecycle_schedule(
 
 def _turns(name: str, transition_steps: int, *fractions: float) -> tuple[int, ...]:
     transition_steps = checks.steps(name, "transition_steps", transition_steps, 1)
+    for n, fraction in zip(("pct_start", "pct_final"), fractions, strict=False):
+        checks.number(name, n, fraction, low=0, high=1)
     turns = (*(int(fraction * transition_steps) for fraction in fractions), transition_steps)
     for low, high in itertools.pairwise((0, *turns)):
         if low >= high:
@@ -375,10 +389,11 @@ def sgdr_schedule(cosine_kwargs: Any):
     Args:
       cosine_kwargs: one dict for each cycle, the arguments of warmup_cosine_decay_schedule.
     """
-    if not isinstance(cosine_kwargs, (list, tuple)) or not cosine_kwargs:
+    cycles = cosine_kwargs if isinstance(cosine_kwargs, (list, tuple)) else ()
+    if not cycles or not all(isinstance(kwargs, dict) for kwargs in cycles):
         raise TypeError(
             "sgdr_schedule: cosine_kwargs must be a list with a dict of the arguments of "
-            f"warmup_cosine_decay_schedule for each cycle, got {cosine_kwargs!r}"
+            f"warmup_cosine_decay_schedule for each cycle, got {checks.shown(cosine_kwargs)}"
         )
     cycles = [warmup_cosine_decay_schedule(**kwargs) for kwargs in cosine_kwargs]
     ends = list(itertools.accumulate(kwargs["decay_steps"] for kwargs in cosine_kwargs))
@@ -401,8 +416,8 @@ def piecewise_interpolate_schedule(
     checks.choice(name, "interpolate_type", interpolate_type, ("linear", "cosine"))
     given = sorted((boundaries_and_scales or {}).items())
     for boundary, factor in given:
-        checks.steps(name, "each boundary", boundary, 1)
-        checks.number(name, "each scale", factor, low=0)
+        checks.steps(name, "each boundary of boundaries_and_scales", boundary, 1)
+        checks.number(name, "each scale of boundaries_and_scales", factor, low=0)
     steps = [0, *(boundary for boundary, _ in given)]
     levels = list(
         itertools.accumulate((factor for _, factor in given), initial=1.0, func=operator.mul)

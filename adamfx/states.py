@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from adamfx.checks import shown
 from adamfx.combine import LIVE
 from adamfx.engine import trees
 from adamfx.engine.memory import is_memory
@@ -26,8 +26,8 @@ def get(state: Any, name: str) -> Any:
 
     Raises KeyError for an unknown or ambiguous name, listing the known ones.
     """
-    known = dict(_entries(state, ""))
-    return known[match_name(name, list(known), "get")]
+    known = dict(_entries(_checked("get", state), ""))
+    return known[match_name(name, list(known), "get", "entry of this state")]
 
 
 def set(state: Any, **changes: Any) -> Any:
@@ -36,9 +36,18 @@ def set(state: Any, **changes: Any) -> Any:
     Dtypes, shapes and structure stay, so nothing is compiled again. Raises KeyError for an unknown name,
     ValueError for a value of another shape or structure.
     """
-    known = [name for name, _ in _entries(state, "")]
-    exact = {match_name(name, known, "set"): x for name, x in changes.items()}
+    known = [name for name, _ in _entries(_checked("set", state), "")]
+    exact = {match_name(n, known, "set", "entry of this state"): x for n, x in changes.items()}
     return _changed(state, "", exact)
+
+
+def _checked(who: str, state: Any) -> Any:
+    if not (isinstance(state, (dict, State, tuple, list)) or is_memory(state)):
+        raise TypeError(
+            f"{who}: state must be that of a transformation, or a tuple, list or dict of such, got "
+            f"{shown(state)}"
+        )
+    return state
 
 
 def _inside(x: Any, prefix: str) -> Iterator[tuple[Any, Any, str]]:
@@ -82,12 +91,6 @@ def _like(name: str, old: Any, new: Any) -> Any:
         raise ValueError(f"set: {name} is another tree in the state: {difference}")
 
     def one(old: Any, new: Any) -> Any:
-        if old is None:
-            return None
-        new = jnp.asarray(new, old.dtype)
-        if new.shape != old.shape:
-            raise ValueError(f"set: {name} has shape {old.shape} in the state, got {new.shape}")
-        # Committed to its devices only if it was before: a change would compile the step again.
-        return jax.device_put(new, old.sharding) if getattr(old, "committed", False) else new
+        return None if old is None else trees.as_like("set", name, new, old)
 
     return jax.tree.map(one, old, new, is_leaf=trees.is_none)

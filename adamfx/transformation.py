@@ -26,8 +26,9 @@ from adamfx import checks
 from adamfx.engine import sentence, trees
 from adamfx.engine.control import zeros_or
 from adamfx.engine.forked import check_computes
-from adamfx.engine.leaves import Leaves, begin, check_leaves, enter
+from adamfx.engine.leaves import Leaves, begin, enter
 from adamfx.engine.words import Leafwise, Step, Treewise
+from adamfx.values.arguments import check, checked
 from adamfx.values.constructor import P, constructor
 from adamfx.values.grammar import keys
 from adamfx.values.reads import Programs, Reads, reading
@@ -203,6 +204,19 @@ class GradientTransformation(Value):
         """`x` itself, or any object with optax's `init` and `update` as a block."""
         return x if isinstance(x, GradientTransformation) else foreign(x)
 
+    @classmethod
+    def given(cls, who: str, name: str, x: Any) -> GradientTransformation:
+        """`as_inner`, whose error names the argument."""
+        try:
+            return cls.as_inner(x)
+        except TypeError as error:
+            raise TypeError(f"{who}: {name}: {error}") from None
+
+    @classmethod
+    def is_one(cls, x: Any) -> bool:
+        """True, or the TypeError that says what is missing."""
+        return bool(cls.as_inner(x).name)
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -240,8 +254,8 @@ def _run(
         with reading(mark):
             return run(*args)
     except TypeError:
-        for tree in (grads, params):
-            check_leaves(where, trees.flatten(tree)[0], tree)
+        for what, tree in (("gradients", grads), ("params", params)):
+            trees.check_leaves(where, what, tree)
         sentence.check_is_state(where, state)
         raise
 
@@ -370,8 +384,7 @@ def leafwise(
       together: `together(us, heres) -> [{name: array}]`, before `leaf`: new values of what is remembered of
         each leaf, from all of them at once. For decompositions, of which leaves of one shape make one batch.
     """
-    if seed is not None and not isinstance(seed, int):
-        raise TypeError(f"leafwise: seed must be an int, got {seed!r}")
+    check(leafwise, locals())
     checks.choice("leafwise", "moments", moments, (None, "opens", "corrects"))
     needs = (*needs, *(("params",) if needs_params and "params" not in needs else ()), *per_leaf)
     return Leafwise(
@@ -380,9 +393,10 @@ def leafwise(
     )  # fmt: skip
 
 
+@checked
 def treewise(
     run: Callable,
-    inside: Any = None,
+    inside: GradientTransformation | Mapping | None = None,
     *,
     init: Callable | None = None,
     init_shared: Callable | None = None,
@@ -410,6 +424,11 @@ def treewise(
     inner = {} if inside is None else {"inner": inside}
     if isinstance(inside, Mapping):
         inner = dict(inside)
+    for tx in inner.values():
+        if not isinstance(tx, GradientTransformation):
+            raise TypeError(
+                f"treewise: inside must be a transformation, or a dict of such, got {tx!r}"
+            )
     return Treewise(
         run, inner, init, init_shared, carried=tuple(inner), needs=tuple(needs),
         gradient_at=gradient_at, evaluate_at=evaluate_at,

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from adamfx import checks
 from adamfx.engine import trees
@@ -22,6 +23,8 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
     where structure or shape differ, with the path of the leaf. `tx.step` rounds once instead of
     twice for parameters below float32.
     """
+    for name, tree in (("params", params), ("updates", updates)):
+        trees.check_leaves("apply_updates", name, tree)
     difference = trees.same_structure(updates, params)
     if difference:
         raise ValueError(f"apply_updates: updates and params differ: in the updates {difference}")
@@ -54,6 +57,14 @@ def incremental_update(new_tensors: Tree, old_tensors: Tree, step_size: Any) -> 
     The leaves have the dtype of the old ones.
     """
 
+    checks.number("incremental_update", "step_size", step_size, low=0, high=1)
+    if not trees.is_number(step_size) or np.shape(step_size):
+        raise TypeError(
+            f"incremental_update: step_size must be a number, got {checks.shown(step_size)}"
+        )
+    names = ("new_tensors", "old_tensors")
+    trees.check_alike("incremental_update", names, new_tensors, old_tensors)
+
     def move(new: Any, old: Any) -> Any:
         wide = trees.at_least_float32(trees.dtype_of(old))
         a, b = jnp.asarray(old).astype(wide), jnp.asarray(new).astype(wide)
@@ -71,5 +82,11 @@ def periodic_update(new_tensors: Tree, old_tensors: Tree, steps: Any, update_per
       update_period: >= 1.
     """
     period = checks.steps("periodic_update", "update_period", update_period, 1)
+    if not trees.is_number(steps) or not jnp.issubdtype(trees.dtype_of(steps), jnp.integer):
+        checks.steps("periodic_update", "steps", steps)
+    if np.shape(steps):
+        raise ValueError(f"periodic_update: steps must be a number, got {checks.shown(steps)}")
+    names = ("new_tensors", "old_tensors")
+    trees.check_alike("periodic_update", names, new_tensors, old_tensors)
     due = jnp.asarray(steps) % period == 0
     return jax.tree.map(lambda new, old: jnp.where(due, new, old), new_tensors, old_tensors)

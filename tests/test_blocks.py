@@ -346,7 +346,7 @@ def test_live_hyperparameters():
         KeyError, match="set_hyperparams: 'lr' is not a hyperparameter; known are live"
     ):
         fx.set_hyperparams(s, lr=1.0)
-    with pytest.raises(ValueError, match=r"learning_rate has shape \(\), got \(2,\)"):
+    with pytest.raises(ValueError, match=r"learning_rate has shape \(\) in the state, got \(2,\)"):
         fx.set_hyperparams(s, learning_rate=jnp.ones(2))
     assert fx.hyperparams(fx.adam(0.1).init(p)) == {}
 

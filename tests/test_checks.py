@@ -14,7 +14,7 @@ TWO_ONES = jnp.ones(2)
     "steps", [float("inf"), float("nan"), np.int64(-5), np.int64(0), "5", None]
 )
 def test_numbers_of_steps(steps):
-    with pytest.raises((ValueError, TypeError), match=r"must be a whole number >= 1, got"):
+    with pytest.raises((ValueError, TypeError), match=r"must be a whole number( >= 1)?, got"):
         fx.cosine_decay_schedule(1.0, steps)
 
 
@@ -51,5 +51,5 @@ def test_counts_of_steps_are_no_bools():
         lambda: fx.cosine_decay_schedule(1.0, True),
         lambda: fx.fit(lambda p: p, fx.sgd(0.1), TWO_ONES, [()], epochs=True),
     ):
-        with pytest.raises(ValueError, match="must be a whole number >= 1, got True"):
+        with pytest.raises(ValueError, match=r"must be a whole number.*, got True"):
             make()

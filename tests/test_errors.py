@@ -126,17 +126,17 @@ CONSTRUCTION = [
     (
         lambda: fx.adam("0.1"),
         TypeError,
-        "learning_rate: expected a number, an array or a schedule, got",
+        "adam: learning_rate must be a number, an array or a schedule, got '0.1'",
     ),
     (
         lambda: fx.adam(True),
         TypeError,
-        "learning_rate: expected a number, an array or a schedule, got T",
+        "learning_rate must be a number, an array or a schedule, got T",
     ),
     (
         lambda: fx.adam([0.1, 0.2]),
         TypeError,
-        "expected a number, an array or a schedule, got [0.1, 0.2]",
+        "must be a number, an array or a schedule, got [0.1, 0.2]",
     ),
     (
         lambda: fx.scale(),
@@ -180,7 +180,7 @@ CONSTRUCTION = [
     (
         lambda: fx.complement(3),
         TypeError,
-        "complement: needs a predicate such as ndim_at_least(2), got 3",
+        "complement: of must be a predicate such as ndim_at_least(2), got 3",
     ),
     (
         lambda: three(1),
@@ -271,7 +271,11 @@ USE = [
         TypeError,
         "leaves must be arrays, numbers or None: filter the tree first, e.g. with eqx.filter(model",
     ),
-    (lambda: ADAM.update({"f": "x"}, S), TypeError, "update: the leaf at ['f'] is 'x' of type str"),
+    (
+        lambda: ADAM.update({"f": "x"}, S),
+        TypeError,
+        "update: the leaf at ['f'] of the gradients is 'x' of type str",
+    ),
     (
         lambda: chain_update(fx.bias_correct()),
         ValueError,
@@ -330,7 +334,7 @@ USE = [
     (
         lambda: fx.add_decayed_weights(0.1, {"dense": np.ones(2)}).update(P, {"count": 0}, P),
         TypeError,
-        "masks are trees of Python bools, True where the block acts",
+        "mask must be a tree of Python bools, True where the block acts or a callable",
     ),
     (
         lambda: fx.add_decayed_weights(0.1, {"other": True}).update(P, {"count": 0}, P),

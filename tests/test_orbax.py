@@ -122,7 +122,9 @@ def test_any_tree_on_any_mesh(tmp_path):
 def test_a_folder_is_enough(tmp_path):
     assert fit(BATCHES[:5], tmp_path / "run").history.rows == 5
     assert fit(BATCHES[5:9], str(tmp_path / "run")).history.rows == 9
-    with pytest.raises(TypeError, match="checkpoints must be a folder"):
+    with pytest.raises(
+        TypeError, match="checkpoints must be a Checkpoints, a string, a path or None, got 7"
+    ):
         fit(BATCHES, 7)
 
 

@@ -65,5 +65,5 @@ def test_meanings_come_from_the_blocks():
 
 def test_what_is_no_optimizer_is_refused():
     for x in (fx.clip, "adam", fx.adam(0.1)):
-        with pytest.raises(TypeError, match="give an optimizer of this library"):
+        with pytest.raises(TypeError, match="must be an optimizer of this library"):
             fx.page(x)

@@ -34,11 +34,17 @@ def test_arrays_schedules_estimators_and_predicates(value):
     assert again == value
 
 
+@fx.block
+def limited(most: fx.Dynamic = float("inf")):
+    return fx.leafwise(lambda u, here: jnp.minimum(u, most))
+
+
 def test_numbers_that_are_not_finite():
-    value = fx.linear_schedule(0.0, float("inf"), 3)
-    assert fx.read(repr(value)) == value
-    nan = fx.read("linear_schedule(0.0, float('nan'), 3)")
-    assert math.isnan(nan.arguments["end_value"])
+    for x in (float("inf"), -float("inf"), 1.0):
+        value = limited(x)
+        assert fx.read(repr(value), {"limited": limited}) == value
+    nan = fx.read("limited(float('nan'))", {"limited": limited})
+    assert math.isnan(nan.arguments["most"])
 
 
 @fx.block

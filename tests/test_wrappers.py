@@ -471,7 +471,11 @@ def test_runs_of_what_is_nested(names, form):
             r"'a', 'z' claim .*\['w'\]",
         ),
         ({"q": fx.path_matches("w*")}, None, r"no transformation for the label 'q'.*'a', 'z'"),
-        ({"w": "a", "w2": "z", "b": "q", "s": "a"}, None, r"the label 'q'; known are 'a', 'z'"),
+        (
+            {"w": "a", "w2": "z", "b": "q", "s": "a"},
+            None,
+            r"the label 'q' in param_labels; known are 'a', 'z'",
+        ),
     ],
 )
 def test_labels_that_do_not_fit(labels, default, words):

@@ -108,7 +108,9 @@ def clip_update_norm(clipping: Rate, eps: Exact = 1e-3):
 
 
 @block
-def adaptive_grad_clip(clipping: Rate, eps: Exact = 1e-3, axis: Any = None):
+def adaptive_grad_clip(
+    clipping: Rate, eps: Exact = 1e-3, axis: int | tuple[int, ...] | None = None
+):
     """u <- u min(1, clipping max(|p|, eps) / |u|) for each unit, the weights of one output.
 
     Needs params. Norms are over the whole leaf where it has at most one axis longer than 1; else over axis 0

@@ -10,15 +10,14 @@ independent   chain(..., scale_by_lr(lr, flip_sign=False), add_decayed_weights(w
 
 from __future__ import annotations
 
-from typing import Any
-
 from adamfx import checks
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import block, leafwise
+from adamfx.values.arguments import Mask
 
 
 @block
-def add_decayed_weights(weight_decay: Rate = 0.0, mask: Any = None):
+def add_decayed_weights(weight_decay: Rate = 0.0, mask: Mask = None):
     """u <- u + weight_decay p. Needs params.
 
     Args:

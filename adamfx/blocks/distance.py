@@ -27,6 +27,10 @@ def scale_by_dog(
 
     Remembers `start`, p_0, and `reach` and `total`, r and G.
     """
+    if len(init_step) != 2:
+        raise ValueError(
+            f"scale_by_dog: init_step must be a pair such as ('heuristic', 1e-6), got {init_step!r}"
+        )
     kind, value = init_step
     checks.choice("scale_by_dog", "init_step[0]", kind, ("heuristic", "distance", "learning_rate"))
     checks.number("scale_by_dog", "init_step[1]", value, low=0)

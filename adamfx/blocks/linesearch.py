@@ -27,6 +27,7 @@ from adamfx.engine.packed import memories
 from adamfx.engine.placement import wide_zeros
 from adamfx.engine.record import safe_divide, safe_root
 from adamfx.transformation import block, treewise
+from adamfx.values.arguments import checked
 from adamfx.values.constructor import Exact
 
 Array = Any
@@ -285,6 +286,7 @@ def _outside(low: Line, x: Line, factor: Any) -> Array:
     return jnp.clip(far, x.a + (factor - 1) * width, x.a + 4 * width)
 
 
+@checked
 def value_and_grad_from_state(value_fn: Callable) -> Callable:
     """`f(params, *args, state=state, **kwargs) -> (value, grad)`, those that a line search left in the state.
 

@@ -17,6 +17,7 @@ from adamfx.engine.chips import each_matrix
 from adamfx.engine.norms import norm_over
 from adamfx.engine.record import safe_divide, safe_root
 from adamfx.transformation import block, leafwise, treewise
+from adamfx.values.arguments import Floating
 from adamfx.values.constructor import Dynamic, Exact
 
 Array = Any
@@ -76,7 +77,7 @@ def orthogonalize(
     first: str = "frobenius",
     eps: Exact = 1e-7,
     margin: Exact = 1.0,
-    dtype: Any = None,
+    dtype: Floating = None,
     adaptive: bool = False,
 ):
     """u <- about U V^T, where u = U S V^T: every singular value goes near one. The word of Muon.

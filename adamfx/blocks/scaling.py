@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from adamfx.moments.estimators import ema
 from adamfx.moments.statistics import square
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import block, leafwise
+from adamfx.values.arguments import Mask
 from adamfx.values.constructor import Dynamic, Exact
 
 
@@ -62,7 +62,7 @@ def sign():
 
 @block
 def scale_by_trust_ratio(
-    min_norm: Exact = 0.0, trust_coefficient: Exact = 1.0, eps: Exact = 0.0, *, mask: Any = None
+    min_norm: Exact = 0.0, trust_coefficient: Exact = 1.0, eps: Exact = 0.0, *, mask: Mask = None
 ):
     """u <- coefficient |p| / (|u| + eps) u for each leaf; u as it is where |p| or |u| is 0.
 

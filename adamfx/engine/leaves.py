@@ -262,7 +262,7 @@ def _frozen(g: Any, p: Any) -> Any:
 def begin(params: Tree) -> Leaves:
     """The table of parameters that `init` works on; what stands in `updates` has only their shape."""
     given, structure = trees.flatten(params)
-    check_leaves("init", given, params)
+    trees.check_leaves("init", "params", params)
     rows = [j for j, x in enumerate(given) if trees.is_trained(x)]
     p = [jnp.asarray(given[j]) for j in rows]
     return Leaves(Layout("init", structure, rows, given, given), p, p, p, [x.dtype for x in p])
@@ -282,10 +282,11 @@ def enter(
     stay so.
     """
     given, structure = trees.flatten(grads)
-    check_leaves(where, given, grads)
+    trees.check_leaves(where, "params" if grads is params else "gradients", grads)
     theirs: list = [None] * len(given)
     if params is not None:
         theirs, other = trees.flatten(params)
+        trees.check_leaves(where, "params", params)
         if structure != other:
             raise ValueError(
                 f"{where}: gradients and params must be trees of one structure; in the gradients "
@@ -308,17 +309,6 @@ def enter(
     layout = Layout(where, structure, rows, given, theirs, absent)
     table = Leaves(layout, g, g, p, [x.dtype for x in p or g], applies)
     return table.replace(examples=per_example)
-
-
-def check_leaves(where: str, found: list, tree: Tree) -> None:
-    """Raises TypeError, with the path, for a leaf that is neither an array nor a number nor None."""
-    for j, x in enumerate(found):
-        if x is not None and not hasattr(x, "dtype") and not isinstance(x, (int, float, complex)):
-            raise TypeError(
-                f"{where}: the leaf at {trees.paths(tree)[j]} is {x!r} of type {type(x).__name__}; leaves "
-                "must be arrays, numbers or None: filter the tree first, e.g. with "
-                "eqx.filter(model, eqx.is_array)"
-            )
 
 
 def _check_pairs(where: str, grads: list, params: list, tree: Tree, per_example: bool) -> None:

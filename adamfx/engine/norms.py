@@ -27,6 +27,7 @@ def global_norm(tree: Any) -> jax.Array:
     Nothing overflows or vanishes on the way: squares are summed in float64, and on devices without one
     also from rescaled numbers, so 1,000 bf16 leaves and float16 gradients of 300 are no trouble.
     """
+    trees.check_leaves("global_norm", "tree", tree)
     return norm([x for x in trees.flatten(tree)[0] if trees.is_trained(x)])
 
 

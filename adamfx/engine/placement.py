@@ -16,6 +16,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from adamfx.checks import shown
 from adamfx.engine import trees
 
 Axes = Sequence[Any]  # of int or None
@@ -38,12 +39,20 @@ def along(x: Any, axes: Axes) -> Along:
     {"left": along(jnp.zeros((m, m)), (0, None)), "right": along(jnp.zeros((n, n)), (1, None))}.
     Without it, memory of the parameter's shape is sharded as the parameter, any other is replicated.
     """
+    if not trees.is_number(x):
+        raise TypeError(f"along: x must be an array, got {shown(x)}")
+    if not isinstance(axes, (list, tuple)) or not all(a is None or _is_axis(a) for a in axes):
+        raise TypeError(f"along: axes must be a tuple of ints or None, got {shown(axes)}")
     if len(axes) != jnp.ndim(x):
         raise ValueError(
             f"along: axes must name one axis of the parameter (or None) for each of the {jnp.ndim(x)} "
             f"axes of the memory, got {tuple(axes)}"
         )
     return Along(jnp.asarray(x), tuple(axes))
+
+
+def _is_axis(a: Any) -> bool:
+    return isinstance(a, (int, np.integer)) and not isinstance(a, bool)
 
 
 def beside(p: Any, x: Any) -> Any:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from adamfx.checks import shown
 from adamfx.engine.each import parts
 
 
@@ -27,6 +28,60 @@ def paths(tree: Any) -> list[str]:
     """The path of every leaf as it would be written in code, e.g. "['dense']['kernel']"."""
     pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)[0]
     return [jax.tree_util.keystr(path) or "the root" for path, _ in pairs]
+
+
+def is_number(x: Any) -> bool:
+    """Whether it is a number or an array of numbers: of any library, but not of objects or of strings."""
+    dtype = getattr(x, "dtype", None)
+    if dtype is None or isinstance(dtype, type):
+        return isinstance(x, (int, float, complex))
+    return getattr(dtype, "kind", "V") not in "OSUMm"
+
+
+def check_leaves(where: str, what: str, tree: Any) -> None:
+    """Raises TypeError, with the path, for a leaf that is neither an array nor a number nor None."""
+    for j, x in enumerate(flatten(tree)[0]):
+        if x is not None and not is_number(x):
+            raise TypeError(
+                f"{where}: the leaf at {paths(tree)[j]} of the {what} is {shown(x)} of type "
+                f"{type(x).__name__}; leaves must be arrays, numbers or None: filter the tree first, e.g. "
+                "with eqx.filter(model, eqx.is_array)"
+            )
+
+
+def check_alike(where: str, names: tuple[str, str], given: Any, wanted: Any) -> None:
+    """Raises unless these are trees of numbers of one structure and of the same shapes."""
+    for name, tree in zip(names, (given, wanted), strict=True):
+        check_leaves(where, name, tree)
+    difference = same_structure(given, wanted)
+    if difference:
+        raise ValueError(
+            f"{where}: {' and '.join(names)} must be trees of one structure: in {names[0]} {difference}"
+        )
+    for path, a, b in zip(paths(given), flatten(given)[0], flatten(wanted)[0], strict=True):
+        if a is not None and b is not None and np.shape(a) != np.shape(b):
+            raise ValueError(
+                f"{where}: {names[0]} at {path} has shape {np.shape(a)}, {names[1]} has {np.shape(b)}"
+            )
+
+
+def as_like(where: str, name: str, new: Any, old: Any) -> Any:
+    """`new` as an array like `old`: of its dtype, and lying as it does.
+
+    Raises TypeError for what is no number of its kind, ValueError for another shape and for a fraction.
+    """
+    if not is_number(new):
+        raise TypeError(f"{where}: {name} must be a number or an array, got {shown(new)}")
+    if np.shape(new) != old.shape:
+        raise ValueError(f"{where}: {name} has shape {old.shape} in the state, got {np.shape(new)}")
+    kinds = (jnp.complexfloating, jnp.floating, jnp.integer, jnp.bool_)
+    wide = [next((k for k in kinds if jnp.issubdtype(dtype_of(x), k)), None) for x in (new, old)]
+    whole = isinstance(new, float) and new.is_integer()
+    if None not in wide and kinds.index(wide[0]) < kinds.index(wide[1]) and not whole:  # type: ignore
+        raise TypeError(f"{where}: {name} is {dtype_of(old)}, which cannot hold {shown(new)}")
+    new = jnp.asarray(new, old.dtype)
+    # Committed to its devices only if it was before: a change would compile the step again.
+    return jax.device_put(new, old.sharding) if getattr(old, "committed", False) else new
 
 
 def is_trained(x: Any) -> bool:
@@ -120,8 +175,11 @@ def spread(block: str, what: str, given: Any, params: Any) -> list:
             lambda m, sub: jax.tree.map(lambda _: m, sub, is_leaf=is_none), given, params
         )
         return structure.flatten_up_to(whole)
-    except ValueError as error:
-        raise ValueError(f"{block}: the {what} does not match the parameters: {error}") from None
+    except ValueError:
+        raise ValueError(
+            f"{block}: the {what} does not match the parameters: in it {same_structure(given, params)}; give "
+            "a tree like the parameters, or a prefix of one"
+        ) from None
 
 
 def _plain(tree: Any) -> Any:

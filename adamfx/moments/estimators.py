@@ -69,6 +69,8 @@ class Estimator(Value):
     """A running statistic of the gradient, as a value."""
 
     __slots__ = ()
+    example = "an estimator such as ema(0.9)"
+    means = (Recursion, Own)
 
 
 def estimator(function: Callable[P, Any]) -> Callable[P, Estimator]:

@@ -5,8 +5,6 @@ They follow `scale_by_moments`, after `bias_correct` unless they say otherwise.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from adamfx import checks
@@ -17,6 +15,7 @@ from adamfx.moments.scale_by_moments import rates_of
 from adamfx.moments.statistics import square
 from adamfx.schedules import Decay, Rate, value_at
 from adamfx.transformation import block, leafwise
+from adamfx.values.arguments import Mask
 from adamfx.values.constructor import Dynamic, Exact
 
 
@@ -131,7 +130,7 @@ def stabilize(eps: Exact = 1e-6, threshold: Exact = 1.0):
 
 
 @block
-def undivided(mask: Any = None):
+def undivided(mask: Mask = None):
     """u = m: the second moment is dropped, where the mask is True. Needs params for a mask.
 
     Args:

@@ -21,6 +21,7 @@ from adamfx.moments.statistics import At, reading, shape_of
 from adamfx.moments.storages import WHOLE, cast
 from adamfx.schedules import Decay, value_at
 from adamfx.transformation import block, leafwise
+from adamfx.values.arguments import Floating
 from adamfx.values.constructor import Exact
 
 Array = Any
@@ -216,8 +217,8 @@ def scale_by_moments(
     where: str = "out",
     power: Exact = 0.5,
     lag: str | None = None,
-    mu_dtype: Any = None,
-    nu_dtype: Any = None,
+    mu_dtype: Floating = None,
+    nu_dtype: Floating = None,
 ):
     """The first moment over the root of the second: u = m / (sqrt(v + eps_root) + eps).
 

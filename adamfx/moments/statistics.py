@@ -11,7 +11,7 @@ Those without arguments that come with the library are known by a word, `of="squ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -46,6 +46,8 @@ class Statistic(Value):
     """What of the gradient is averaged, as a value."""
 
     __slots__ = ()
+    example = "a statistic such as mean_square(-2)"
+    means = (Reading,)
 
 
 def statistic(function: Callable[P, Any]) -> Callable[P, Statistic]:
@@ -81,7 +83,7 @@ def _transposed(g: Array) -> Array:
 
 
 @statistic
-def mean_square(axes: Any = None):
+def mean_square(axes: int | Sequence[int] | None = None):
     """The mean of |g|^2 over these axes, each kept with size one; None: over the whole leaf.
 
     `mean_square(-2)` is one number per output of a dense kernel (NorMuon, Adam-mini). A leaf that has none

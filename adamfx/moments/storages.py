@@ -22,6 +22,7 @@ import numpy as np
 
 from adamfx import checks
 from adamfx.engine.record import safe_divide, safe_root
+from adamfx.values.arguments import Floating
 from adamfx.values.constructor import P, constructor
 from adamfx.values.value import Value
 
@@ -47,6 +48,8 @@ class Storage(Value):
     """How a running statistic is kept, as a value."""
 
     __slots__ = ()
+    example = "a storage such as int8() or cast('bfloat16')"
+    means = (Form,)
 
 
 def storage(function: Callable[P, Any]) -> Callable[P, Storage]:
@@ -61,14 +64,14 @@ _construct = constructor(Storage)
 
 
 @storage
-def cast(dtype: Any):
+def cast(dtype: Floating):
     """In this dtype, rounded to the nearest: what mu_dtype and nu_dtype are short for."""
     checks.floating("cast", "dtype", dtype)
     return Form(lambda x, key: {"": x.astype(dtype)}, lambda parts, like: parts[""])
 
 
 @storage
-def cast_stochastically(dtype: Any):
+def cast_stochastically(dtype: Floating):
     """In this dtype, rounded to one of the two neighbours, in the mean to the number itself.
 
     A second moment in bfloat16 with b2 = 0.999 stands still under rounding to the nearest: its steps are

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from adamfx.blocks.decay import add_decayed_weights
 from adamfx.blocks.scaling import scale_by_lr, scale_by_past_rms
 from adamfx.combine import chain, when
@@ -13,9 +11,11 @@ from adamfx.moments.estimators import decayed_max, ema, total, trace, yogi_ema
 from adamfx.moments.scale_by_moments import scale_by_moments
 from adamfx.schedules import Decay, Rate
 from adamfx.transformation import GradientTransformation, identity
+from adamfx.values.arguments import Floating, Mask, checked
 from adamfx.values.constructor import Exact
 
 
+@checked
 def adagrad(
     learning_rate: Rate, initial_accumulator_value: Exact = 0.1, eps: Exact = 1e-7
 ) -> GradientTransformation:
@@ -33,6 +33,7 @@ def adagrad(
     )
 
 
+@checked
 def rmsprop(
     learning_rate: Rate,
     decay: Decay = 0.9,
@@ -71,12 +72,13 @@ def rmsprop(
     )
 
 
+@checked
 def adadelta(
     learning_rate: Rate | None = None,
     rho: Exact = 0.9,
     eps: Exact = 1e-6,
     weight_decay: Rate = 0.0,
-    weight_decay_mask: Any = None,
+    weight_decay_mask: Mask = None,
 ) -> GradientTransformation:
     """RMSProp in the units of the past updates. Zeiler 2012, algorithm 1.
 
@@ -91,13 +93,14 @@ def adadelta(
     )
 
 
+@checked
 def adam(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: Exact = 1e-8,
     eps_root: Exact = 0.0,
-    mu_dtype: Any = None,
+    mu_dtype: Floating = None,
     *,
     nesterov: bool = False,
 ) -> GradientTransformation:
@@ -114,15 +117,16 @@ def adam(
     )
 
 
+@checked
 def adamw(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: Exact = 1e-8,
     eps_root: Exact = 0.0,
-    mu_dtype: Any = None,
+    mu_dtype: Floating = None,
     weight_decay: Rate = 1e-4,
-    mask: Any = None,
+    mask: Mask = None,
     *,
     nesterov: bool = False,
 ) -> GradientTransformation:
@@ -140,13 +144,14 @@ def adamw(
     )
 
 
+@checked
 def nadam(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: Exact = 1e-8,
     eps_root: Exact = 0.0,
-    mu_dtype: Any = None,
+    mu_dtype: Floating = None,
     *,
     nesterov: bool = True,
 ) -> GradientTransformation:
@@ -160,15 +165,16 @@ def nadam(
     return adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
 
 
+@checked
 def nadamw(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: Exact = 1e-8,
     eps_root: Exact = 0.0,
-    mu_dtype: Any = None,
+    mu_dtype: Floating = None,
     weight_decay: Rate = 1e-4,
-    mask: Any = None,
+    mask: Mask = None,
     *,
     nesterov: bool = True,
 ) -> GradientTransformation:
@@ -178,6 +184,7 @@ def nadamw(
     )
 
 
+@checked
 def adamax(
     learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Exact = 1e-8
 ) -> GradientTransformation:
@@ -193,13 +200,14 @@ def adamax(
     )
 
 
+@checked
 def adamaxw(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: Exact = 1e-8,
     weight_decay: Rate = 1e-4,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """AdaMax with decoupled weight decay. Kingma & Ba 2015; Loshchilov & Hutter 2019."""
     return chain(
@@ -210,13 +218,14 @@ def adamaxw(
     )
 
 
+@checked
 def amsgrad(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: Exact = 1e-8,
     eps_root: Exact = 0.0,
-    mu_dtype: Any = None,
+    mu_dtype: Floating = None,
     bias_correction_mu: bool = True,
     bias_correction_nu: bool = True,
 ) -> GradientTransformation:
@@ -240,6 +249,7 @@ def amsgrad(
     )
 
 
+@checked
 def radam(
     learning_rate: Rate,
     b1: Decay = 0.9,
@@ -267,6 +277,7 @@ def radam(
     )
 
 
+@checked
 def adabelief(
     learning_rate: Rate,
     b1: Decay = 0.9,
@@ -288,6 +299,7 @@ def adabelief(
     )
 
 
+@checked
 def yogi(
     learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Exact = 1e-3
 ) -> GradientTransformation:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from adamfx.blocks.decay import add_decayed_weights
 from adamfx.blocks.differences import scale_by_optimistic_gradient
 from adamfx.blocks.guards import add_noise
@@ -16,14 +14,16 @@ from adamfx.moments.mixing import quasi_hyperbolic
 from adamfx.moments.scale_by_moments import scale_by_moments
 from adamfx.schedules import Decay, Rate
 from adamfx.transformation import GradientTransformation
+from adamfx.values.arguments import Floating, Mask, checked
 from adamfx.values.constructor import Dynamic, Exact
 
 
+@checked
 def sgd(
     learning_rate: Rate,
     momentum: Decay | None = None,
     nesterov: bool = False,
-    accumulator_dtype: Any = None,
+    accumulator_dtype: Floating = None,
 ) -> GradientTransformation:
     """Stochastic gradient descent, with heavy-ball or Nesterov momentum. Robbins & Monro 1951.
 
@@ -43,6 +43,7 @@ def sgd(
     )
 
 
+@checked
 def momentum(
     learning_rate: Rate, momentum: Decay = 0.9, nesterov: bool = False
 ) -> GradientTransformation:
@@ -50,13 +51,14 @@ def momentum(
     return sgd(learning_rate, momentum, nesterov)
 
 
+@checked
 def lion(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.99,
-    mu_dtype: Any = None,
+    mu_dtype: Floating = None,
     weight_decay: Rate = 1e-3,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """The sign of b1 m + (1 - b1) g, m the average BEFORE this step. Chen et al. 2023, algorithm 2.
 
@@ -71,8 +73,9 @@ def lion(
     )
 
 
+@checked
 def signum(
-    learning_rate: Rate, beta: Decay = 0.9, accumulator_dtype: Any = None
+    learning_rate: Rate, beta: Decay = 0.9, accumulator_dtype: Floating = None
 ) -> GradientTransformation:
     """The sign of the averaged gradient. Bernstein et al. 2018, algorithm 2."""
     return chain(
@@ -82,11 +85,13 @@ def signum(
     )
 
 
+@checked
 def sign_sgd(learning_rate: Rate) -> GradientTransformation:
     """The sign of the gradient. Bernstein et al. 2018, algorithm 1."""
     return chain(sign(), scale_by_lr(learning_rate))
 
 
+@checked
 def noisy_sgd(
     learning_rate: Rate, eta: Rate = 0.01, gamma: Exact = 0.55, seed: int = 0
 ) -> GradientTransformation:
@@ -94,6 +99,7 @@ def noisy_sgd(
     return chain(add_noise(eta, gamma, seed), scale_by_lr(learning_rate))
 
 
+@checked
 def optimistic_gradient_descent(
     learning_rate: Rate, alpha: Rate = 1.0, beta: Rate = 1.0
 ) -> GradientTransformation:
@@ -104,6 +110,7 @@ def optimistic_gradient_descent(
     return chain(scale_by_optimistic_gradient(alpha, beta), scale_by_lr(learning_rate))
 
 
+@checked
 def qhm(learning_rate: Rate, beta: Decay = 0.999, nu: Exact = 0.7) -> GradientTransformation:
     """A part nu of the averaged gradient, the rest of the gradient itself. Ma & Yarats 2019, QHM.
 
@@ -113,6 +120,7 @@ def qhm(learning_rate: Rate, beta: Decay = 0.999, nu: Exact = 0.7) -> GradientTr
     return chain(scale_by_moments(beta, None), quasi_hyperbolic(nu), scale_by_lr(learning_rate))
 
 
+@checked
 def aggmo(
     learning_rate: Rate, betas: tuple[float, ...] = (0.0, 0.9, 0.99)
 ) -> GradientTransformation:
@@ -120,6 +128,7 @@ def aggmo(
     return chain(scale_by_moments(aggregate(betas), None), scale_by_lr(learning_rate))
 
 
+@checked
 def rprop(
     learning_rate: Dynamic,
     eta_minus: Exact = 0.5,

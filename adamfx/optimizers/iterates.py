@@ -12,6 +12,7 @@ from adamfx.moments.scale_by_moments import scale_by_moments
 from adamfx.optimizers.first_order import sgd
 from adamfx.schedules import Decay, Rate, linear_schedule
 from adamfx.transformation import GradientTransformation
+from adamfx.values.arguments import checked
 from adamfx.values.constructor import Dynamic, Exact
 from adamfx.wrappers.iterates import schedule_free
 from adamfx.wrappers.privacy import differentially_private_aggregate
@@ -22,6 +23,7 @@ def _warmed_up(learning_rate: Any, steps: int | None) -> Rate:
     return learning_rate if steps is None else linear_schedule(0.0, learning_rate, steps)
 
 
+@checked
 def schedule_free_sgd(
     learning_rate: Rate = 1.0,
     warmup_steps: int | None = None,
@@ -39,6 +41,7 @@ def schedule_free_sgd(
     return schedule_free(base, rate, b1, weight_lr_power)
 
 
+@checked
 def schedule_free_adamw(
     learning_rate: Rate = 0.0025,
     warmup_steps: int | None = None,
@@ -64,6 +67,7 @@ def schedule_free_adamw(
     return schedule_free(base, rate, b1, weight_lr_power)
 
 
+@checked
 def dpsgd(
     learning_rate: Rate,
     l2_norm_clip: Dynamic,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from adamfx.blocks.decay import add_decayed_weights
 from adamfx.blocks.radius import contract
 from adamfx.blocks.scaling import scale_by_lr, scale_by_trust_ratio
@@ -14,9 +12,11 @@ from adamfx.moments.estimators import ema, trace
 from adamfx.moments.scale_by_moments import scale_by_moments
 from adamfx.schedules import Decay, Rate
 from adamfx.transformation import GradientTransformation
+from adamfx.values.arguments import Mask, checked
 from adamfx.values.constructor import Exact
 
 
+@checked
 def lamb(
     learning_rate: Rate,
     b1: Decay = 0.9,
@@ -24,7 +24,7 @@ def lamb(
     eps: Exact = 1e-6,
     eps_root: Exact = 0.0,
     weight_decay: Rate = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """AdamW with a trust ratio per leaf. You et al. 2020, algorithm 2.
 
@@ -40,13 +40,14 @@ def lamb(
     )
 
 
+@checked
 def lars(
     learning_rate: Rate,
     weight_decay: Rate = 0.0,
-    weight_decay_mask: Any = True,
+    weight_decay_mask: Mask = True,
     trust_coefficient: Exact = 0.001,
     eps: Exact = 0.0,
-    trust_ratio_mask: Any = True,
+    trust_ratio_mask: Mask = True,
     momentum: Decay = 0.9,
     nesterov: bool = False,
 ) -> GradientTransformation:
@@ -66,6 +67,7 @@ def lars(
     )
 
 
+@checked
 def novograd(
     learning_rate: Rate,
     b1: Decay = 0.9,
@@ -90,6 +92,7 @@ def novograd(
     )
 
 
+@checked
 def fromage(learning_rate: Rate, min_norm: Exact = 1e-6) -> GradientTransformation:
     """A step of this part of each layer's norm, which keeps that norm. Bernstein et al. 2020, algorithm 1."""
     return chain(

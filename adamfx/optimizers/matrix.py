@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from adamfx import checks
 from adamfx.blocks.apollo import scale_by_apollo
 from adamfx.blocks.clipping import clip_by_block_rms
 from adamfx.blocks.decay import add_decayed_weights
@@ -29,6 +30,7 @@ from adamfx.moments.statistics import mean_square
 from adamfx.optimizers.adaptive import adamw
 from adamfx.schedules import Decay, Rate
 from adamfx.transformation import GradientTransformation, identity
+from adamfx.values.arguments import Mask, checked
 from adamfx.values.constructor import Dynamic, Exact
 from adamfx.wrappers.grafting import graft
 from adamfx.wrappers.groups import partition
@@ -37,8 +39,11 @@ from adamfx.wrappers.views import in_blocks, low_rank, view
 MATRICES = ndim_at_least(2)
 
 
+@checked
 def on_matrices(
-    transformation: GradientTransformation, others: GradientTransformation, matrices: Any = MATRICES
+    transformation: GradientTransformation,
+    others: GradientTransformation,
+    matrices: Mask = MATRICES,
 ) -> GradientTransformation:
     """The transformation for the matrices, another for all other leaves.
 
@@ -51,6 +56,7 @@ def on_matrices(
     return partition({"matrix": transformation}, {"matrix": matrices}, default=others)
 
 
+@checked
 def whiten(decay: Exact = 1.0, every: int = 1, eps: Exact = 1e-12, max_dim: int = 10_000):
     """u <- L^(-1/4) u R^(-1/4), L and R sums (decay 1) or averages of u u^T and u^T u. Gupta et al. 2018.
 
@@ -70,6 +76,7 @@ def _momentum(form: str, beta: Decay, look_ahead: bool, dtype: Any = None):
     )
 
 
+@checked
 def muon(
     learning_rate: Rate,
     beta: Decay = 0.95,
@@ -80,7 +87,7 @@ def muon(
     nesterov: bool = True,
     consistent_rms: Dynamic | None = None,
     eps: Exact = 1e-7,
-    matrices: Any = MATRICES,
+    matrices: Mask = MATRICES,
     others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """Momentum, orthogonalized. Jordan et al. 2024; Liu et al. 2025 (Moonlight).
@@ -94,6 +101,7 @@ def muon(
       form: "jordan", "moonlight" or "optax".
       consistent_rms: the factor of sqrt(max(inputs, outputs)); None: sqrt(max(1, outputs / inputs)).
     """
+    checks.choice("muon", "form", form, ("jordan", "moonlight", "optax"))
     by_shape = unless_none(lambda c: scale_by_shape("max", c), consistent_rms)
     direction = chain(
         _momentum(form, beta, nesterov),
@@ -105,6 +113,7 @@ def muon(
     return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
+@checked
 def normuon(
     learning_rate: Rate,
     beta: Decay = 0.95,
@@ -113,7 +122,7 @@ def normuon(
     *,
     coefficients: Any = "jordan",
     eps: Exact = 1e-10,
-    matrices: Any = MATRICES,
+    matrices: Mask = MATRICES,
     others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """Muon with one second moment per output, at the norm it had. Li et al. 2025, as the authors' code."""
@@ -129,12 +138,13 @@ def normuon(
     return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
+@checked
 def muonh(
     learning_rate: Rate = 0.014,
     beta: Decay = 0.95,
     *,
     coefficients: Any = "record",
-    matrices: Any = MATRICES,
+    matrices: Mask = MATRICES,
     others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """Muon whose steps turn each matrix on the sphere where it began. modded-nanogpt, track 3."""
@@ -146,13 +156,14 @@ def muonh(
     return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
+@checked
 def adamh(
     learning_rate: Rate = 0.005,
     b1: Decay = 0.9,
     b2: Decay = 0.95,
     eps: Exact = 1e-8,
     *,
-    matrices: Any = MATRICES,
+    matrices: Mask = MATRICES,
     others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """Adam whose steps turn each matrix on the sphere where it began. modded-nanogpt, track 3."""
@@ -160,6 +171,7 @@ def adamh(
     return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
+@checked
 def scion(
     learning_rate: Rate,
     beta: Decay = 0.9,
@@ -167,9 +179,9 @@ def scion(
     *,
     coefficients: Any = "jordan",
     radius: Dynamic = 50.0,
-    last: Any = None,
+    last: Mask = None,
     last_radius: Dynamic = 3000.0,
-    matrices: Any = MATRICES,
+    matrices: Mask = MATRICES,
 ) -> GradientTransformation:
     """The step of one length in the norm of each layer: spectral, rms for vectors, signs for the last.
 
@@ -192,6 +204,7 @@ def scion(
     return partition({"last": chain(average, signs, *after)}, {"last": last}, default=hidden)
 
 
+@checked
 def shampoo(
     learning_rate: Rate,
     b1: Decay | None = 0.9,
@@ -202,7 +215,7 @@ def shampoo(
     *,
     block_size: int = 1024,
     magnitude: GradientTransformation | None = None,
-    matrices: Any = MATRICES,
+    matrices: Mask = MATRICES,
     others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """L^(-1/4) m R^(-1/4), with the size of another sentence's update. Gupta et al. 2018; Anil et al. 2020.
@@ -223,6 +236,7 @@ def shampoo(
     return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
+@checked
 def soap(
     learning_rate: Rate = 3e-3,
     b1: Decay = 0.95,
@@ -233,7 +247,7 @@ def soap(
     *,
     shampoo_beta: Exact | None = None,
     max_precond_dim: int = 10_000,
-    matrices: Any = MATRICES,
+    matrices: Mask = MATRICES,
     others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """Adam in the eigenbasis of Shampoo. Vyas et al. 2024, algorithm 3.
@@ -253,6 +267,7 @@ def soap(
     return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
+@checked
 def kl_soap(
     learning_rate: Rate = 1e-4,
     b1: Decay = 0.9,
@@ -262,7 +277,7 @@ def kl_soap(
     precondition_frequency: int = 10,
     *,
     factored: bool = False,
-    matrices: Any = MATRICES,
+    matrices: Mask = MATRICES,
     others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """SOAP in the basis that is nearest by Kullback-Leibler; factored: KL-Shampoo. Lin et al. 2025.
@@ -279,6 +294,7 @@ def kl_soap(
     return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
+@checked
 def kron(
     learning_rate: Rate = 1e-3,
     b1: Decay = 0.9,
@@ -289,7 +305,7 @@ def kron(
     max_dim: int = 8192,
     clip: Rate = 1.1,
     seed: int = 0,
-    matrices: Any = MATRICES,
+    matrices: Mask = MATRICES,
     others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """Momentum, whitened by factors that learn. Li 2018 (PSGD Kron), as psgd_jax.
@@ -308,6 +324,7 @@ def kron(
     return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
+@checked
 def galore(
     learning_rate: Rate,
     rank: int = 128,
@@ -318,7 +335,7 @@ def galore(
     eps: Exact = 1e-6,
     weight_decay: Rate = 0.0,
     *,
-    matrices: Any = MATRICES,
+    matrices: Mask = MATRICES,
     others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """Adam of the gradient's leading singular vectors. Zhao et al. 2024, algorithm 2.
@@ -338,6 +355,7 @@ def galore(
     return on_matrices(direction, others or adamw(learning_rate), matrices)
 
 
+@checked
 def apollo(
     learning_rate: Rate = 1e-3,
     rank: int = 256,
@@ -350,7 +368,7 @@ def apollo(
     *,
     per_tensor: bool = False,
     seed: int = 0,
-    matrices: Any = MATRICES,
+    matrices: Mask = MATRICES,
     others: GradientTransformation | None = None,
 ) -> GradientTransformation:
     """SGD with Adam's rate for every channel, seen in random directions. Zhu et al. 2024.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from adamfx.blocks.clipping import clip_by_block_rms
 from adamfx.blocks.decay import add_decayed_weights
 from adamfx.blocks.scaling import scale, scale_by_lr, scale_by_param_block_rms
@@ -18,9 +16,11 @@ from adamfx.moments.storages import cover
 from adamfx.moments.storages import factored as rows_and_columns
 from adamfx.schedules import Decay, Rate
 from adamfx.transformation import GradientTransformation
+from adamfx.values.arguments import Floating, Mask, checked
 from adamfx.values.constructor import Exact
 
 
+@checked
 def adafactor(
     learning_rate: Rate | None = None,
     min_dim_size_to_factor: int = 128,
@@ -29,11 +29,11 @@ def adafactor(
     multiply_by_parameter_scale: bool = True,
     clipping_threshold: Rate | None = 1.0,
     momentum: Decay | None = None,
-    dtype_momentum: Any = None,
+    dtype_momentum: Floating = None,
     weight_decay_rate: Rate | None = None,
     eps: Exact = 1e-30,
     factored: bool = True,
-    weight_decay_mask: Any = None,
+    weight_decay_mask: Mask = None,
 ) -> GradientTransformation:
     """RMSProp of rows and columns, in steps relative to the parameter. Shazeer & Stern 2018.
 
@@ -64,6 +64,7 @@ def adafactor(
     )
 
 
+@checked
 def sm3(
     learning_rate: Rate, momentum: Decay | None = 0.9, eps: Exact = 1e-8
 ) -> GradientTransformation:
@@ -78,13 +79,14 @@ def sm3(
     )
 
 
+@checked
 def adamini(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: Exact = 1e-8,
     weight_decay: Rate = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """AdamW with one number of v per output of a kernel, and one of a vector. Zhang et al. 2024, Adam-mini.
 
@@ -99,6 +101,7 @@ def adamini(
     )
 
 
+@checked
 def came(
     learning_rate: Rate,
     b1: Decay = 0.9,
@@ -107,7 +110,7 @@ def came(
     eps: tuple[float, float] = (1e-30, 1e-16),
     clip_threshold: Rate = 1.0,
     weight_decay: Rate = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """Adafactor, divided by how far its updates stray from their average. Luo et al. 2023, algorithm 2.
 

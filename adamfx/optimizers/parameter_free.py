@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from adamfx.blocks.adaptation import scale_by_dadapt_adamw, scale_by_prodigy
 from adamfx.blocks.coin import scale_by_cocob
 from adamfx.blocks.decay import add_decayed_weights
@@ -13,15 +11,17 @@ from adamfx.blocks.scaling import scale_by_lr
 from adamfx.combine import chain, unless_none
 from adamfx.schedules import Rate
 from adamfx.transformation import GradientTransformation
+from adamfx.values.arguments import Mask, checked
 from adamfx.values.constructor import Dynamic, Exact
 
 
+@checked
 def dog(
     learning_rate: Rate = 1.0,
     init_step: tuple[str, float] = ("heuristic", 1e-6),
     eps: Exact = 1e-8,
     weight_decay: Rate | None = None,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """SGD at the distance travelled over the root of the gradients' squares. Ivgi et al. 2023.
 
@@ -34,12 +34,13 @@ def dog(
     )
 
 
+@checked
 def ldog(
     learning_rate: Rate = 1.0,
     init_step: tuple[str, float] = ("heuristic", 1e-6),
     eps: Exact = 1e-8,
     weight_decay: Rate | None = None,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """DoG for every leaf on its own. Ivgi et al. 2023, L-DoG."""
     return chain(
@@ -49,12 +50,13 @@ def ldog(
     )
 
 
+@checked
 def dowg(
     learning_rate: Rate = 1.0,
     init_estim_sq_dist: Exact | None = None,
     eps: Exact = 1e-4,
     weight_decay: Rate | None = None,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """DoG with gradients weighed by the distance. Khaled et al. 2023."""
     return chain(
@@ -64,6 +66,7 @@ def dowg(
     )
 
 
+@checked
 def prodigy(
     learning_rate: Rate = 1.0,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -87,6 +90,7 @@ def prodigy(
     )
 
 
+@checked
 def dadapt_adamw(
     learning_rate: Rate = 1.0,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -98,12 +102,13 @@ def dadapt_adamw(
     return scale_by_dadapt_adamw(learning_rate, betas, eps, estim_lr0, weight_decay)
 
 
+@checked
 def cocob(
     learning_rate: Rate = 1.0,
     alpha: Dynamic = 100.0,
     eps: Exact = 1e-8,
     weight_decay: Rate = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """Bets on the gradient, without a learning rate. Orabona & Tommasi 2017.
 
@@ -116,6 +121,7 @@ def cocob(
     )
 
 
+@checked
 def momo(
     learning_rate: Rate = 1.0,
     beta: Exact = 0.9,
@@ -128,6 +134,7 @@ def momo(
     return scale_by_momo(learning_rate, beta, weight_decay=weight_decay, **bound)
 
 
+@checked
 def momo_adam(
     learning_rate: Rate = 1e-2,
     b1: Exact = 0.9,
@@ -142,6 +149,7 @@ def momo_adam(
     return scale_by_momo(learning_rate, b1, b2, eps, weight_decay=weight_decay, **bound)
 
 
+@checked
 def polyak_sgd(
     max_learning_rate: Dynamic = 1.0,
     scaling: Rate = 1.0,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from adamfx.blocks.clipping import clip
 from adamfx.blocks.decay import add_decayed_weights
@@ -26,6 +25,7 @@ from adamfx.moments.scale_by_moments import scale_by_moments
 from adamfx.moments.statistics import given
 from adamfx.schedules import Decay, Rate, constant_schedule, join_schedules, power_schedule
 from adamfx.transformation import GradientTransformation
+from adamfx.values.arguments import Floating, Mask, checked
 from adamfx.values.constructor import Dynamic, Exact
 from adamfx.wrappers.curvature import hutchinson, with_hessian
 
@@ -33,6 +33,7 @@ from adamfx.wrappers.curvature import hutchinson, with_hessian
 AFTER_THE_FIRST = join_schedules((constant_schedule(0.0), constant_schedule(1e30)), (1,))
 
 
+@checked
 def adan(
     learning_rate: Rate,
     b1: Decay = 0.98,
@@ -41,7 +42,7 @@ def adan(
     eps: Exact = 1e-8,
     eps_root: Exact = 0.0,
     weight_decay: Rate = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """Averages of the gradient and of its change. Xie et al. 2022, algorithm 1.
 
@@ -55,6 +56,7 @@ def adan(
     )
 
 
+@checked
 def ademamix(
     learning_rate: Rate,
     b1: Decay = 0.9,
@@ -63,9 +65,9 @@ def ademamix(
     alpha: Rate = 5.0,
     eps: Exact = 1e-8,
     eps_root: Exact = 0.0,
-    mu_dtype: Any = None,
+    mu_dtype: Floating = None,
     weight_decay: Rate = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """Adam with a second, much slower first moment. Pagliardini et al. 2024, algorithm 1.
 
@@ -80,6 +82,7 @@ def ademamix(
     )
 
 
+@checked
 def simplified_ademamix(
     learning_rate: Rate,
     b1: Decay = 0.99,
@@ -87,9 +90,9 @@ def simplified_ademamix(
     alpha: Rate = 0.0,
     eps: Exact = 1e-8,
     eps_root: Exact = 0.0,
-    mu_dtype: Any = None,
+    mu_dtype: Floating = None,
     weight_decay: Rate = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """Adam whose first moment is a sum, with the gradient added again. Morwani et al. 2025."""
     return chain(
@@ -101,12 +104,13 @@ def simplified_ademamix(
     )
 
 
+@checked
 def adopt(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.9999,
     eps: Exact = 1e-6,
-    mu_dtype: Any = None,
+    mu_dtype: Floating = None,
     *,
     nesterov: bool = False,
     use_clipping: bool = True,
@@ -129,13 +133,14 @@ def adopt(
     )
 
 
+@checked
 def laprop(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: Exact = 1e-15,
     weight_decay: Rate = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """Divides first, then averages. Ziyin et al. 2020, algorithm 1.
 
@@ -151,6 +156,7 @@ def laprop(
     )
 
 
+@checked
 def acprop(
     learning_rate: Rate,
     b1: Decay = 0.9,
@@ -158,7 +164,7 @@ def acprop(
     eps: Exact = 1e-16,
     eps_root: Exact = 1e-16,
     weight_decay: Rate = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """The gradient over the deviation of the gradients BEFORE it. Zhuang et al. 2021.
 
@@ -174,6 +180,7 @@ def acprop(
     )
 
 
+@checked
 def padam(
     learning_rate: Rate,
     b1: Decay = 0.9,
@@ -181,7 +188,7 @@ def padam(
     eps: Exact = 1e-8,
     power: Exact = 0.125,
     weight_decay: Rate = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """AMSGrad that divides by v^power, between SGD (0) and AMSGrad (1/2). Chen et al. 2020, algorithm 1.
 
@@ -196,6 +203,7 @@ def padam(
     )
 
 
+@checked
 def optimistic_adam(
     learning_rate: Rate,
     alpha: Rate = 1.0,
@@ -204,7 +212,7 @@ def optimistic_adam(
     b2: Decay = 0.999,
     eps: Exact = 1e-8,
     eps_root: Exact = 0.0,
-    mu_dtype: Any = None,
+    mu_dtype: Floating = None,
     *,
     nesterov: bool = False,
 ) -> GradientTransformation:
@@ -222,6 +230,7 @@ def optimistic_adam(
     )
 
 
+@checked
 def qhadam(
     learning_rate: Rate,
     b1: Decay = 0.995,
@@ -230,7 +239,7 @@ def qhadam(
     nu2: Exact = 1.0,
     eps: Exact = 1e-8,
     weight_decay: Rate = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """Adam with a part of the gradient itself in both moments. Ma & Yarats 2019.
 
@@ -245,13 +254,14 @@ def qhadam(
     )
 
 
+@checked
 def sophia(
     learning_rate: Rate,
     b1: Decay = 0.965,
     b2: Decay = 0.99,
     eps: Exact = 1e-8,
     weight_decay: Rate = 1e-4,
-    weight_decay_mask: Any = None,
+    weight_decay_mask: Mask = None,
     gamma: Exact = 0.01,
     clip_threshold: Rate | None = 1.0,
     update_interval: int = 10,
@@ -278,13 +288,14 @@ def sophia(
     return direction if estimator is None else with_hessian(direction, estimator, update_interval)
 
 
+@checked
 def stable_adamw(
     learning_rate: Rate,
     b1: Decay = 0.9,
     b2: Decay = 0.99,
     eps: Exact = 1e-6,
     weight_decay: Rate = 1e-2,
-    mask: Any = None,
+    mask: Mask = None,
     *,
     clip_threshold: Exact = 1.0,
 ) -> GradientTransformation:
@@ -302,6 +313,7 @@ def stable_adamw(
     )
 
 
+@checked
 def adam_atan2(
     learning_rate: Rate,
     b1: Decay = 0.9,
@@ -309,7 +321,7 @@ def adam_atan2(
     a: Dynamic = 1.0,
     b: Exact = 1.0,
     weight_decay: Rate = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> GradientTransformation:
     """Adam without eps: a atan2(m_hat, b sqrt(v_hat)). Everett et al. 2024.
 
@@ -328,6 +340,7 @@ def adam_atan2(
     )
 
 
+@checked
 def madgrad(
     learning_rate: Rate, momentum: Exact = 0.9, weight_decay: Rate = 0.0, eps: Exact = 1e-6
 ) -> GradientTransformation:

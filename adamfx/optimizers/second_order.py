@@ -15,12 +15,14 @@ from adamfx.blocks.scaling import scale, scale_by_lr
 from adamfx.combine import chain
 from adamfx.schedules import Rate
 from adamfx.transformation import GradientTransformation, identity
+from adamfx.values.arguments import checked
 from adamfx.values.constructor import Exact
 
 ZOOM = scale_by_zoom_linesearch(30, initial_guess_strategy="one")
 EXACT_ZOOM = scale_by_zoom_linesearch(30, curv_rtol=0.1)
 
 
+@checked
 def lbfgs(
     learning_rate: Rate | None = None,
     memory_size: int = 10,
@@ -42,6 +44,7 @@ def lbfgs(
     )
 
 
+@checked
 def nonlinear_cg(
     method: str = "polak_ribiere",
     restart_every: int | None = None,
@@ -51,6 +54,7 @@ def nonlinear_cg(
     return chain(scale_by_conjugate_gradient(method, restart_every), scale(-1.0), linesearch)
 
 
+@checked
 def armijo_sgd(
     max_learning_rate: Exact = 1.0,
     max_backtracking_steps: int = 30,

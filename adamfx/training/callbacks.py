@@ -17,6 +17,8 @@ from adamfx import checks
 from adamfx.engine import trees
 from adamfx.training.history import History
 from adamfx.training.interrupts import Interrupts
+from adamfx.values.arguments import checked
+from adamfx.values.value import Value
 
 Tree = Any
 
@@ -102,9 +104,8 @@ class Summary(Callback):
     `numbers` holds the same by name, `str(summary)` the text.
     """
 
+    @checked
     def __init__(self, show: Callable[[str], Any] | None = print):
-        if show is not None and not callable(show):
-            raise TypeError(f"Summary: show must be a function of a text or None, got {show!r}")
         self.show, self.numbers = show, {}
 
     def begin(self, run: Running) -> None:
@@ -162,6 +163,7 @@ class Profile(Callback):
       steps: how many to record, >= 1; whole dispatches, so it may be some more.
     """
 
+    @checked
     def __init__(self, folder: str | os.PathLike, first: int = 100, steps: int = 10):
         self.folder = os.fspath(folder)
         self.first = checks.steps("Profile", "first", first)
@@ -193,7 +195,7 @@ class Callbacks:
     """Those of a run; each that has begun is told of the end."""
 
     def __init__(self, given: Iterable, interrupts: Interrupts):
-        if isinstance(given, (Callback, str)) or not isinstance(given, Iterable):
+        if isinstance(given, (Callback, Value, str)) or not isinstance(given, Iterable):
             raise TypeError(
                 f"fit: callbacks must be a list of Callbacks or functions, got {given!r}"
             )
@@ -232,7 +234,7 @@ class Callbacks:
 def _as_callback(x: Any) -> Callback:
     if isinstance(x, Callback):
         return x
-    if isinstance(x, type) or not callable(x):
+    if isinstance(x, (type, Value)) or not callable(x):
         raise TypeError(f"fit: callbacks must be Callbacks or functions of a run, one is {x!r}")
     made = Callback()
     made.turn = x  # type: ignore[method-assign]

@@ -19,10 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adamfx.checks import shown
 from adamfx.engine.forked import check_computes
 from adamfx.engine.packed import packed_as, plain
 from adamfx.training import archive
 from adamfx.training.history import History
+from adamfx.values.arguments import checked
 
 Tree = Any
 ABOUT = (
@@ -32,6 +34,7 @@ VERSION = 1
 NUMBERS = (bool, int, float, complex)
 
 
+@checked
 def save(path: str | os.PathLike, tree: Tree) -> None:
     """Writes every array of the tree into one .npz file; a failure leaves an older file as it was.
 
@@ -46,8 +49,8 @@ def save(path: str | os.PathLike, tree: Tree) -> None:
     for name, x in named("save", tree):
         if not (hasattr(x, "dtype") or isinstance(x, (*NUMBERS, History))):
             raise TypeError(
-                f"save: the leaf at {name} is {x!r} of type {type(x).__name__}; leaves must be arrays, "
-                "numbers or histories: filter the tree first"
+                f"save: the leaf at {name} is {shown(x)} of type {type(x).__name__}; the leaves of the tree "
+                "must be arrays, numbers or histories: filter the tree first"
             )
         if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
             raise ValueError(
@@ -68,6 +71,7 @@ def save(path: str | os.PathLike, tree: Tree) -> None:
     archive.write(path, arrays)
 
 
+@checked
 def load(path: str | os.PathLike, like: Tree, partial: bool = False) -> Tree:
     """The tree in a file of `save`, with the structure and the devices of `like`.
 
@@ -84,6 +88,12 @@ def load(path: str | os.PathLike, like: Tree, partial: bool = False) -> Tree:
     takes memory in proportion to its length, whatever it says of itself.
     """
     wanted = dict(named("load", like))
+    for name, x in wanted.items():
+        has_dtype = hasattr(x, "dtype") and not isinstance(x.dtype, type)
+        if not (is_history(x) or has_dtype or isinstance(x, NUMBERS)):
+            raise TypeError(
+                f"load: the leaf at {name} of like is {shown(x)}; leaves must be arrays, numbers or histories"
+            )
     try:
         arrays = archive.read(path)
         about = _about(arrays.pop(ABOUT, None), arrays)
@@ -160,7 +170,9 @@ def check_numbers(who: str, name: str, x: Any, kind: Any, refused: str = "O") ->
     given = kind if is_key(x) else getattr(x, "dtype", kind)  # JAX gives NumPy some as others
     if kind.kind in refused or kind.names is not None or kind.type is np.void or kind != given:
         what = f"is {x!r}, beyond 64 bits" if isinstance(x, int) else f"has the dtype {given}"
-        raise TypeError(f"{who}: the leaf at {name} {what}; leaves must be arrays of numbers")
+        raise TypeError(
+            f"{who}: the leaf at {name} {what}; leaves of the tree must be arrays of numbers"
+        )
 
 
 def _read(name: str, x: np.ndarray, dtype: str, like: Any) -> Any:

@@ -10,12 +10,13 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from adamfx import checks
+from adamfx.engine import trees
 from adamfx.engine.forked import check_computes
 from adamfx.training.bar import Bar
 from adamfx.training.callbacks import Callback, Callbacks
@@ -26,6 +27,7 @@ from adamfx.training.orbax import Checkpoints
 from adamfx.training.run import Fit, Run, copied
 from adamfx.training.stream import Stream
 from adamfx.training.together import Elsewhere, Left, Together
+from adamfx.values.arguments import check
 
 Tree = Any
 State = Any
@@ -38,7 +40,7 @@ def fit(
     batches: Iterable,
     *,
     state: State = None,
-    history: History | None = None,
+    history: History | Mapping | None = None,
     has_aux: bool = False,
     steps: int | None = None,
     epochs: int = 1,
@@ -103,6 +105,7 @@ def fit(
     learning_rate), the scalars of aux and of evaluate; each step's numbers are float32. A
     skip_nonfinite that has had too many in a row ends the run with reason "nonfinite".
     """
+    check(fit, locals())
     return train(
         *(loss_fn, tx, params, batches, state, history, has_aux, steps, epochs, steps_per_dispatch),
         *(evaluate, evaluate_every, stop, progress, checkpoints, callbacks),
@@ -194,7 +197,8 @@ def _loop(
         nonlocal evaluated
         run.drain()
         evaluated = run.steps
-        found = interrupts.leavable(evaluate, copied(run.used()), copied(run.state))
+        args = "fit", "evaluate", evaluate, copied(run.used()), copied(run.state)
+        found = interrupts.leavable(checks.call, *args)
         if found is not LEFT:
             run.history.record(_evaluated(found, run.columns))
 
@@ -233,8 +237,11 @@ def _loop(
             run.drain()
         told.turn()
         if stop and (due or not evaluate) and not pressed():
-            answer = interrupts.leavable(stop, run.history.shown())
-            if together.any(answer is not LEFT and answer):
+            args = "fit", "stop", stop, run.history.shown()
+            answer = interrupts.leavable(checks.call, *args)
+            if answer is not LEFT and (not trees.is_number(answer) or np.shape(answer)):
+                raise TypeError(f"fit: stop must return True or False, got {checks.shown(answer)}")
+            if together.any(answer is not LEFT and bool(answer)):
                 reason = "stop"
                 break
     run.drain()
@@ -284,12 +291,11 @@ def _evaluated(found: Any, taken: set[str]) -> dict[str, float]:
                 f"fit: evaluate returned {name!r}, which is a column of every step; call it e.g. "
                 f"{'test_' + name!r}"
             )
-        try:
-            numbers[str(name)] = float(x)
-        except (TypeError, ValueError):
+        if not trees.is_number(x) or np.shape(x) or np.iscomplexobj(x):
             raise TypeError(
-                f"fit: evaluate must return a number or a dict of numbers, {name!r} is {x!r}"
-            ) from None
+                f"fit: evaluate must return a number or a dict of numbers, {name!r} is {checks.shown(x)}"
+            )
+        numbers[str(name)] = float(x)
     return numbers
 
 
@@ -305,8 +311,4 @@ def _kept(checkpoints: Any) -> Any:
     """Checkpoints, or nothing, as a context that closes what was opened here."""
     if checkpoints is None or isinstance(checkpoints, Checkpoints):
         return contextlib.nullcontext(checkpoints)
-    if not isinstance(checkpoints, (str, os.PathLike)):
-        raise TypeError(
-            f"fit: checkpoints must be a folder, or Checkpoints of one, got {checkpoints!r}"
-        )
     return Checkpoints(checkpoints)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from adamfx import checks
+from adamfx.values.arguments import checked
 
 
 class History(dict):
@@ -18,7 +19,16 @@ class History(dict):
     """
 
     def __init__(self, columns: Any = ()):
-        super().__init__({name: np.array(x, np.float64) for name, x in dict(columns).items()})
+        try:
+            found = {name: np.array(x, np.float64) for name, x in dict(columns).items()}
+        except (TypeError, ValueError):
+            found = None
+        if found is None or not _is_table(found):
+            raise TypeError(
+                "History: columns must be a dict of name to numbers, one for each step, equally many, got "
+                f"{checks.shown(columns)}"
+            )
+        super().__init__(found)
         self._room = dict(self)
 
     def __reduce__(self):  # with its numbers once, not also with the room beyond them
@@ -66,6 +76,13 @@ class History(dict):
             self[name][-1:] = float(x)
 
 
+def _is_table(columns: dict) -> bool:
+    names = all(isinstance(name, str) for name in columns)
+    shapes = {x.shape for x in columns.values()}
+    return names and len(shapes) < 2 and all(len(shape) == 1 for shape in shapes)
+
+
+@checked
 def no_improvement(
     column: str = "loss", patience: int = 10, min_delta: float = 0.0, mode: str = "min"
 ) -> Callable[[History], bool]:

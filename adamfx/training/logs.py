@@ -15,6 +15,7 @@ import numpy as np
 
 from adamfx.training.archive import whole
 from adamfx.training.callbacks import Callback, Running
+from adamfx.values.arguments import checked
 
 
 class Log(Callback):
@@ -63,6 +64,7 @@ class Table(Log):
       path: of the file; its folder exists.
     """
 
+    @checked
     def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
         self.names: list[str] = []
@@ -133,6 +135,7 @@ class TensorBoard(Log):
     Raises ImportError, where the run begins, without tensorboardX.
     """
 
+    @checked
     def __init__(self, folder: str | os.PathLike):
         self.folder = os.fspath(folder)
 

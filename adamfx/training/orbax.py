@@ -26,6 +26,7 @@ from adamfx.training.checkpoints import (
     renamed,
 )
 from adamfx.training.history import History
+from adamfx.values.arguments import check
 
 Tree = Any
 ITEMS = ("arrays", "histories")
@@ -61,6 +62,7 @@ class Checkpoints:
         best: str | None = None,
         mode: str = "min",
     ):
+        check(Checkpoints.__init__, locals())
         self.folder = os.path.abspath(os.fspath(folder))
         if os.path.exists(self.folder) and not os.path.isdir(self.folder):
             raise NotADirectoryError(f"Checkpoints: {self.folder} is a file; name a folder")

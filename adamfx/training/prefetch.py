@@ -12,11 +12,13 @@ import jax
 
 from adamfx import checks
 from adamfx.training.stream import as_array
+from adamfx.values.arguments import checked
 
 Tree = Any
 PATIENCE = 0.1  # seconds until the thread looks whether anybody still wants a batch
 
 
+@checked
 def prefetch(batches: Iterable, size: int = 2, sharding: Any = None) -> Prefetch:
     """`batches`, of which the next few are read and moved to the device while a step runs.
 
@@ -29,6 +31,10 @@ def prefetch(batches: Iterable, size: int = 2, sharding: Any = None) -> Prefetch
       sharding: of the arrays, or a tree of shardings; None: the default device. In a run of several
         processes each gives its part of a batch.
     """
+    if isinstance(batches, (str, bytes)):
+        raise TypeError(
+            f"prefetch: batches must be an iterable of trees of arrays, got {batches!r}"
+        )
     return Prefetch(batches, checks.steps("prefetch", "size", size, 1), sharding)
 
 
@@ -36,8 +42,6 @@ class Prefetch:
     """An iterable that can be gone through as often as what is in it."""
 
     def __init__(self, batches: Iterable, size: int, sharding: Any):
-        if not isinstance(batches, Iterable):
-            raise TypeError(f"prefetch: batches must be an iterable of batches, got {batches!r}")
         self.batches, self.size, self.sharding = batches, size, sharding
 
     def __len__(self) -> int:

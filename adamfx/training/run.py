@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adamfx.checks import shown
 from adamfx.engine import trees
-from adamfx.engine.leaves import check_leaves
 from adamfx.engine.packed import memories
 from adamfx.engine.sentence import check_is_state
 from adamfx.training.dispatch import FAILED, SECONDS_PER_DISPATCH, convolves, program
@@ -59,8 +59,10 @@ class Run:
         self.checkpoints: Checkpoints | None = None
         self.interrupts = interrupts
         self.left = False  # whether Ctrl-C has left a computation that goes on
-        self.tx = GradientTransformation.as_inner(tx)
-        check_leaves("fit", trees.flatten(params)[0], params)
+        self.tx = GradientTransformation.given("fit", "tx", tx)
+        trees.check_leaves("fit", "params", params)
+        if not any(map(trees.is_trained, jax.tree.leaves(params))):
+            raise ValueError(f"fit: params must hold numbers to be trained, got {shown(params)}")
         self.params = copied(params)
         if state is not None:
             check_is_state("fit", state)
@@ -69,7 +71,10 @@ class Run:
         with reading(self.mark):
             begun = self.program.init(self.tx, self.params) if state is None else copied(state)
         self.state: Any = begun
-        self.history = History({} if history is None else history)
+        try:
+            self.history = History({} if history is None else history)
+        except TypeError as error:
+            raise TypeError(f"fit: history: {error}") from None
         self.start = self._before()  # steps of the runs before
         self.steps = 0  # of this run
         self.columns: set[str] = set()  # that every step writes

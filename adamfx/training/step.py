@@ -8,24 +8,37 @@ from typing import Any
 
 import jax
 
+from adamfx import checks
+from adamfx.engine import trees
 from adamfx.engine.forked import check_computes
+from adamfx.engine.sentence import check_is_state
 from adamfx.transformation import GradientTransformation
+from adamfx.values.arguments import checked
 
 Tree = Any
 State = Any
 
 
-def training_step(loss_fn: Callable, has_aux: bool) -> Callable:
+def training_step(loss_fn: Callable, has_aux: bool, who: str = "fit") -> Callable:
     """`step(tx, params, state, batch) -> (params, state, what loss_fn returned, gradients)`.
 
     The gradient is taken where `tx` wants it. Blocks that read them get the loss there (`value`), its
     gradient (`grad`), and both as functions of the parameters for this batch (`value_fn`, `grad_fn`).
     """
-    gradient = jax.value_and_grad(loss_fn, has_aux=has_aux, allow_int=True)
+
+    def loss(p: Tree, *batch: Any) -> Any:
+        more = f", params and what one of batches holds, {len(batch)}"
+        found = checks.call(who, "loss_fn", loss_fn, p, *batch, more=more)
+        checks.loss(who, "loss_fn", found, has_aux)
+        if has_aux:
+            trees.check_leaves(who, "aux that loss_fn returned", found[1])
+        return found
+
+    gradient = jax.value_and_grad(loss, has_aux=has_aux, allow_int=True)
 
     def step(tx: Any, params: Tree, state: State, batch: tuple) -> tuple[Tree, State, Any, Tree]:
         def value_fn(p: Tree) -> Any:
-            found = loss_fn(p, *batch)
+            found = loss(p, *batch)
             return found[0] if has_aux else found
 
         def grad_fn(p: Tree) -> Tree:
@@ -34,12 +47,18 @@ def training_step(loss_fn: Callable, has_aux: bool) -> Callable:
         out, grads = gradient(tx.gradient_at(state, params), *batch)
         about = {"value": out[0] if has_aux else out, "grad": grads}
         about |= {"value_fn": value_fn, "grad_fn": grad_fn}
-        params, state = tx.step(grads, state, params, **about)
+        try:
+            params, state = tx.step(grads, state, params, **about)
+        except (TypeError, ValueError) as error:
+            if type(error) in (TypeError, ValueError) and str(error).startswith("step:"):
+                error.args = (f"{who}: {error}",)
+            raise
         return params, state, out, grads
 
     return step
 
 
+@checked
 def make_step(loss_fn: Callable, has_aux: bool = False, donate: bool = False) -> Callable:
     """A compiled `step(tx, params, state, *batch) -> (params, state, loss)`.
 
@@ -53,7 +72,7 @@ def make_step(loss_fn: Callable, has_aux: bool = False, donate: bool = False) ->
     The gradient is taken at `tx.gradient_at(state, params)`. Blocks get `value`, `grad`, `value_fn` and
     `grad_fn` as extra arguments of update.
     """
-    one = training_step(loss_fn, has_aux)
+    one = training_step(loss_fn, has_aux, "make_step")
 
     @functools.partial(jax.jit, donate_argnums=(1, 2) if donate else ())
     def compiled(tx, params, state, *batch):
@@ -62,6 +81,13 @@ def make_step(loss_fn: Callable, has_aux: bool = False, donate: bool = False) ->
     @functools.wraps(compiled)
     def step(tx: Any, params: Tree, state: State, *batch: Any) -> tuple[Tree, State, Any]:
         check_computes("make_step", tx, params, state, batch)
-        return compiled(GradientTransformation.as_inner(tx), params, state, *batch)
+        tx = GradientTransformation.given("step", "tx", tx)
+        try:
+            return compiled(tx, params, state, *batch)
+        except TypeError:
+            trees.check_leaves("step", "params", params)
+            trees.check_leaves("step", "batch", batch)
+            check_is_state("step", state)
+            raise
 
     return step

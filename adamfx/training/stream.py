@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adamfx.checks import shown
+from adamfx.engine import trees
+
 ONCE = (
     "fit: batches can be gone through once, and epochs is {}; give a list or another iterable, that makes a "
     "new iterator for every epoch"
@@ -22,11 +25,16 @@ def as_array(x: Any) -> Any:
     if isinstance(x, jax.Array):
         return x
     try:
-        return np.array(np.asarray(x))
+        x = np.array(np.asarray(x))  # not at once: NumPy warns of a tensor that it is to copy
     except TypeError:
         if not hasattr(x, "__dlpack__"):
             raise
-        return np.array(jnp.from_dlpack(x))  # PyTorch's bfloat16, which it does not give to NumPy
+        x = np.array(jnp.from_dlpack(x))  # PyTorch's bfloat16, which it does not give to NumPy
+    if not trees.is_number(x):
+        raise TypeError(
+            f"fit: batches must hold arrays and numbers, in one is {shown(x)}; turn it into numbers before"
+        )
+    return x
 
 
 class Stream:

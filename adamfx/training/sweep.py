@@ -17,11 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
+from adamfx.engine import trees
 from adamfx.notebook.pictures import sweep_figure
 from adamfx.training.fit import train
 from adamfx.training.history import History
 from adamfx.training.run import by_member
 from adamfx.transformation import GradientTransformation
+from adamfx.values.arguments import check, checked
 
 Tree = Any
 TAIL = 0.1  # of the steps: over their losses the score is the mean
@@ -171,6 +173,7 @@ def sweep(
     Raises KeyError for a name that is not a hyperparameter, ValueError for several seeds of one tree of
     parameters.
     """
+    check(sweep, locals())
     checks.choice("sweep", "mode", mode, ("min", "max"))
     counted = isinstance(seeds, int)
     which = [*range(checks.steps("sweep", "seeds", seeds, 1))] if counted else list(seeds)
@@ -179,6 +182,8 @@ def sweep(
             "sweep: params are a tree, so all seeds would be one; give a function params(key) that draws "
             "them"
         )
+    if not callable(params):
+        trees.check_leaves("sweep", "params", params)
     if at_once is not None:
         at_once = checks.steps("sweep", "at_once", at_once, 1)
     members = [m for tx, labels in _sentences(tx) for m in _members(tx, labels, values, which)]
@@ -214,7 +219,8 @@ def sweep(
         if run.reason == "interrupted":
             break
     columns = {name.partition("[")[0] for run in runs for name in run.history}
-    score = score or (evaluated[0] if evaluated else "loss")
+    if score is None:
+        score = evaluated[0] if evaluated else "loss"
     if score not in columns:
         raise KeyError(
             f"sweep: no column {score!r} to judge by; the histories have {', '.join(sorted(columns))}"
@@ -224,6 +230,7 @@ def sweep(
     return Sweep([members[i] for i in done], runs, [where[i] for i in done], score, better)
 
 
+@checked
 def logspace(start: float, stop: float, num: int = 7) -> tuple[float, ...]:
     """`num` numbers from 10^start to 10^stop, each the same factor above the one before, as NumPy's."""
     return tuple(float(f"{x:.4g}") for x in np.logspace(start, stop, num))
@@ -231,12 +238,20 @@ def logspace(start: float, stop: float, num: int = 7) -> tuple[float, ...]:
 
 def _sentences(tx: Any) -> list[tuple[GradientTransformation, dict[str, str]]]:
     if isinstance(tx, Mapping):
-        return [(GradientTransformation.as_inner(x), {"optimizer": name}) for name, x in tx.items()]
-    return [(GradientTransformation.as_inner(tx), {})]
+        return [
+            (GradientTransformation.given("sweep", f"tx[{name!r}]", x), {"optimizer": name})
+            for name, x in tx.items()
+        ]
+    return [(GradientTransformation.given("sweep", "tx", tx), {})]
 
 
 def _members(tx: Any, labels: dict, values: Mapping, seeds: list[int]) -> list[Member]:
     names = [name for name in values if not labels or _has(tx, name)]
+    for name in names:
+        if isinstance(values[name], str) or not isinstance(values[name], Iterable):
+            raise TypeError(
+                f"sweep: values[{name!r}] must be a list of what {name} is to be, got {values[name]!r}"
+            )
     given = {name: list(values[name]) for name in names}
     if empty := [name for name, x in given.items() if not x]:
         raise ValueError(f"sweep: there are no values of {', '.join(empty)}")
@@ -323,7 +338,7 @@ def _of_all(evaluate: Callable, n: int, names: list[str]) -> Callable:
 
     def one_by_one(params: Tree, state: Any) -> dict[str, np.ndarray]:
         rows = [jax.tree.map(operator.itemgetter(i), (params, state)) for i in range(n)]
-        found = [_named(evaluate(*row)) for row in rows]
+        found = [_named(checks.call("sweep", "evaluate", evaluate, *row)) for row in rows]
         return {name: np.array([float(x[name]) for x in found]) for name in found[0]}
 
     how = [lambda params, state: _named(traced(params, state)), one_by_one]

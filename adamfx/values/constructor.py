@@ -24,11 +24,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adamfx.checks import shown
+from adamfx.values.arguments import DYNAMIC, EXACT, INNER, Arguments
 from adamfx.values.grammar import LEAF, Container, Form, Static, is_key
 from adamfx.values.value import Value
 
-DYNAMIC, EXACT = "dynamic hyperparameter", "exact hyperparameter"
-INNER = "transformation inside"
 Dynamic = Annotated[float | jax.Array | np.ndarray, DYNAMIC]
 Exact = Annotated[float | jax.Array | np.ndarray, EXACT]
 Inner = Annotated[Any, INNER]
@@ -43,16 +43,10 @@ class Constructor:
 
     def __init__(self, function: Callable, kind: type):
         self.function, self.kind = function, kind
-        self.name = function.__name__
-        self.signature = inspect.signature(function)
-        names = inspect.unwrap(function).__globals__
-        annotations = {
-            n: _annotation(p.annotation, names) for n, p in self.signature.parameters.items()
-        }
+        self.known = Arguments(function)
+        self.name, self.signature = self.known.name, self.known.signature
+        annotations = self.known.annotations
         self.hyper = {n: _declared(a) for n, a in annotations.items()}
-        self.fixed = frozenset(
-            n for n, a in annotations.items() if self.hyper[n] and not _takes_functions(a)
-        ) - {n for n, d in self.hyper.items() if d == INNER}
         self.inner = frozenset(
             n for n, a in annotations.items() if self.hyper[n] == INNER or _is_inner_class(a)
         )
@@ -70,17 +64,13 @@ class Constructor:
         return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            bound = self.signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{self.name}: {error}; the signature is {self.usage()}") from None
+        bound = self.known.bind(args, kwargs)
+        given = dict(bound.arguments)
         bound.apply_defaults()
         leaves: list = []
         parts, arguments = [], {}
         for name, x in bound.arguments.items():
             begin = len(leaves)
-            if name in self.fixed and callable(x):
-                raise TypeError(f"{self.name}: {name} must be a number or an array, got {x!r}")
             try:
                 x = self._inner(name, x) if name in self.inner else x
                 parts.append((name, self._template(name, x, leaves)))
@@ -88,9 +78,22 @@ class Constructor:
                 raise TypeError(f"{self.name}: {name}: {error}") from None
             arguments[name] = _keeping(x, parts[-1][1].fill(iter(leaves[begin:])))
         value = Form(self, tuple(parts)).build(leaves)
-        meaning = self.run(arguments)  # with it the body checks its arguments
+        try:
+            meaning = self.run(arguments)  # with it the body checks its arguments
+        except (TypeError, ValueError) as error:
+            self.known.told(error, given)
+            raise
+        self.known.check_after(given)
         if isinstance(meaning, Value):
             return meaning
+        if not isinstance(meaning, self.kind.means):
+            word, wanted = (
+                self.kind.__name__.lower(),
+                " or ".join(c.__name__ for c in self.kind.means),
+            )
+            raise TypeError(
+                f"{self.name}: what {word} decorates must return {wanted}, got {shown(meaning)}"
+            )
         value._meaning = meaning
         return value
 
@@ -110,7 +113,8 @@ class Constructor:
             return {label: self.kind.as_inner(tx) for label, tx in x.items()}
         if many:
             return tuple(map(self.kind.as_inner, x))
-        return None if x is None else self.kind.as_inner(x)
+        optional = x is None and self.signature.parameters[name].default is None
+        return None if optional else self.kind.as_inner(x)
 
     def run(self, arguments: dict[str, Any]) -> Any:
         """Calls the body with these arguments."""
@@ -129,10 +133,6 @@ class Constructor:
             else:
                 positional.append(arguments[name])
         return positional, keyword
-
-    def usage(self) -> str:
-        bare = [p.replace(annotation=p.empty) for p in self.signature.parameters.values()]
-        return f"{self.name}{inspect.Signature(bare)}"
 
 
 def _keeping(given: Any, filled: Any) -> Any:
@@ -156,15 +156,6 @@ def _find_constructor(module: str, qualname: str) -> Constructor:
     ).constructor
 
 
-def _annotation(annotation: Any, names: dict) -> Any:
-    if isinstance(annotation, str):
-        try:
-            return eval(annotation, names)
-        except Exception:  # a name that exists for type checkers only: read as text
-            pass
-    return annotation
-
-
 def _declared(annotation: Any) -> str | None:
     """DYNAMIC, EXACT, INNER or None: what a signature's annotation says of its parameter."""
     if isinstance(annotation, str):
@@ -174,11 +165,6 @@ def _declared(annotation: Any) -> str | None:
     found = [m for m in metadata if m in (DYNAMIC, EXACT, INNER)]
     found += [d for a in typing.get_args(annotation) if (d := _declared(a))]
     return found[0] if found else None
-
-
-def _takes_functions(annotation: Any) -> bool:
-    """Whether an annotation allows a schedule: Rate, Decay and the like."""
-    return any(word in str(annotation) for word in ("Callable", "Rate", "Decay", "Schedule", "Any"))
 
 
 def _is_inner_class(annotation: Any) -> bool:
@@ -231,6 +217,12 @@ def constructor(kind: type[V]) -> Callable[[Callable[P, Any]], Callable[P, V]]:
     """
 
     def decorate(function: Callable[P, Any]) -> Callable[P, V]:
+        if not inspect.isfunction(function):
+            word = kind.__name__.lower()
+            raise TypeError(
+                f"{word}: it decorates a function, whose name and signature make the constructor, got "
+                f"{shown(function)}; write def name(...): return ..."
+            )
         made = Constructor(function, kind)
 
         @functools.wraps(function)

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from adamfx.checks import shown
 from adamfx.values.grammar import Form, keys
 
 V = TypeVar("V", bound="Value")
@@ -30,9 +31,16 @@ class Value:
     __slots__ = ("__weakref__", "_meaning", "form", "leaves")
 
     has_keys = False  # whether values of this kind have keys in a state, as transformations do
+    example = "a value"  # what errors call one of this kind
+    means: tuple[Any, ...] = (object,)  # what the body of a constructor may return
     form: Form
     leaves: tuple
     _meaning: Any
+
+    @classmethod
+    def is_one(cls, x: Any) -> bool:
+        """Whether `x` may stand where a value of this kind is an argument."""
+        return isinstance(x, cls)
 
     @classmethod
     def as_inner(cls, x: Any) -> Any:
@@ -160,14 +168,19 @@ class Value:
         return self.form.call(self._prefix(), iter(self.leaves), numbers)
 
 
-def match_name(name: str, known: list[str], caller: str) -> str:
-    """The one dotted name in `known` that `name` is, or is the end of."""
+def match_name(name: str, known: list[str], caller: str, what: str = "hyperparameter") -> str:
+    """The one dotted name in `known` that `name` is, or is the end of; `what` it is the name of."""
+    if not isinstance(name, str):
+        raise TypeError(
+            f"{caller}: the name must be a string such as {known[:1]}, got {shown(name)}"
+        )
     ends = [k for k in known if k == name or k.endswith("." + name)]
     if name in known:
         return name
     if len(ends) != 1:
-        what = "is ambiguous: it may be" if ends else "is not a hyperparameter; known are"
-        raise KeyError(f"{caller}: {name!r} {what} {', '.join(ends or known) or 'none'}")
+        article = "an" if what[0] in "aeiou" else "a"
+        why = "is ambiguous: it may be" if ends else f"is not {article} {what}; known are"
+        raise KeyError(f"{caller}: {name!r} {why} {', '.join(ends or known) or 'none'}")
     return ends[0]
 
 

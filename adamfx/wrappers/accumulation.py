@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,13 +10,13 @@ from adamfx import checks
 from adamfx.engine import trees
 from adamfx.engine.control import count_up, once, zeros_or
 from adamfx.engine.placement import is_unreduced, summands, summed, wide_zeros, zeros_as_summed
-from adamfx.schedules import value_at
+from adamfx.schedules import ScheduleFunction, value_at
 from adamfx.transformation import block, treewise
 from adamfx.values.constructor import Inner
 
 
 @block
-def accumulate(transformation: Inner, every: Any):
+def accumulate(transformation: Inner, every: int | ScheduleFunction | jax.Array):
     """The mean of `every` gradients goes to the transformation; between, the updates are zero.
 
     Equal to one large batch where the loss is a mean over the batch. The transformation runs, and

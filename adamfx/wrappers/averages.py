@@ -14,6 +14,7 @@ from adamfx.engine.record import safe_divide
 from adamfx.moments.estimators import Estimator, mean
 from adamfx.moments.scale_by_moments import mass, rates_of
 from adamfx.transformation import GradientTransformation, block, leafwise
+from adamfx.values.arguments import checked
 from adamfx.values.constructor import Inner
 
 
@@ -79,6 +80,7 @@ def _unbiased(average: Any, mass: Any, p: Any) -> Any:
     return jnp.where(w == 0, p.astype(average.dtype), safe_divide(average, w))
 
 
+@checked
 def average_params(
     transformation: Inner, estimator: Estimator | None = None
 ) -> GradientTransformation:
@@ -105,6 +107,7 @@ def averaged_params(state: Any, params: Any) -> Any:
             "averaged_params: this state holds no average; wrap the transformation in average_params, or "
             "end its chain with keep_average()"
         )
+    trees.check_leaves("averaged_params", "params", params)
     result, structure = trees.flatten(params)
     taken = [False] * len(result)
     for memory in found:
@@ -125,5 +128,10 @@ def averaged_params(state: Any, params: Any) -> Any:
                 )
             taken[j] = True
             p = jnp.asarray(result[j])
+            if p.shape != s.shape:
+                raise ValueError(
+                    f"averaged_params: params at {trees.paths(params)[j]} have shape {p.shape}, the average "
+                    f"{s.shape}"
+                )
             result[j] = _unbiased(s, w, p).astype(p.dtype)
     return structure.unflatten(result)

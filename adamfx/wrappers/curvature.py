@@ -10,16 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
+from adamfx.checks import shown
 from adamfx.engine import trees
 from adamfx.engine.control import count_up
 from adamfx.transformation import block, treewise
+from adamfx.values.arguments import checked
 from adamfx.values.constructor import Inner
 
 Tree = Any
 
 
+@checked
 def hutchinson(loss: Callable[[Tree], Any], params: Tree, key: jax.Array) -> Tree:
     """z * (H z), z random signs: in the mean the diagonal of the Hessian of loss(params). A tree."""
+    trees.check_leaves("hutchinson", "params", params)
+    if not isinstance(key, jax.Array):
+        raise TypeError(f"hutchinson: key must be one such as jax.random.key(0), got {shown(key)}")
     leaves, structure = trees.flatten(params)
     trained = [j for j, p in enumerate(leaves) if trees.is_trained(p)]
 
@@ -39,6 +45,7 @@ def hutchinson(loss: Callable[[Tree], Any], params: Tree, key: jax.Array) -> Tre
     return structure.unflatten(out)
 
 
+@checked
 def gauss_newton_bartlett(
     sampled_loss: Callable[[Tree, jax.Array], Any], batch_size: int
 ) -> Callable[..., Tree]:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
+from adamfx.checks import shown
 from adamfx.engine import trees
 from adamfx.engine.words import Treewise
 from adamfx.transformation import GradientTransformation, block, leafwise
+from adamfx.values.arguments import Kind, Mask, checked
 from adamfx.values.constructor import Inner
 
 
@@ -39,6 +41,19 @@ class Labels:
         return hash(Labels)
 
 
+Labelled = Annotated[
+    Any,
+    Kind(
+        lambda x: not isinstance(x, type),
+        (
+            "a dict of label to predicate",
+            "a tree of labels",
+            "a callable of the parameters that returns one",
+        ),
+    ),
+]
+
+
 @block
 def set_to_zero():
     """u <- 0, also where u is not finite. Remembers nothing."""
@@ -46,7 +61,7 @@ def set_to_zero():
 
 
 @block
-def masked(inner: Inner, mask: Any):
+def masked(inner: Inner, mask: Mask):
     """`inner` where the mask is True; elsewhere the update passes as it came, as in optax.
 
     So `masked(add_decayed_weights(1e-2), mask)` is a block of a chain. To freeze what is outside,
@@ -79,13 +94,14 @@ def masked(inner: Inner, mask: Any):
     )
 
 
-def freeze(mask: Any) -> GradientTransformation:
+@checked
+def freeze(mask: Mask) -> GradientTransformation:
     """Zero updates where the mask is True: the last block of a chain."""
     return masked(set_to_zero(), mask)
 
 
 @block
-def partition(transforms: Inner, param_labels: Any, default: Inner = None):
+def partition(transforms: Inner, param_labels: Labelled, default: Inner = None):
     """A transformation for each group of parameters.
 
         partition({"embed": adam(1e-2)}, {"embed": path_matches("embed/*")}, default=adamw(1e-3))
@@ -156,12 +172,12 @@ def _known(labels: Any, groups: dict) -> None:
     for label in labels:
         if not isinstance(label, str):
             raise TypeError(
-                f"partition: labels are strings, got {label!r}; a predicate goes with its label: "
-                "{label: predicate}"
+                f"partition: the labels in param_labels are strings, got {shown(label)}; a predicate goes "
+                "with its label: {label: predicate}"
             )
         if label not in groups:
             raise ValueError(
-                f"partition: there is no transformation for the label {label!r}; known are "
+                f"partition: there is no transformation for the label {label!r} in param_labels; known are "
                 f"{', '.join(map(repr, groups))}"
             )
 
@@ -181,8 +197,8 @@ def _labels(given: Any, groups: dict, params: Any) -> list[str | None]:
                 )
         claims = [[k for k, mask in masks.items() if mask[j]] for j in range(len(leaves))]
     else:
-        labels = trees.spread("partition", "tree of labels", given, params)
-        _known({x for x in labels if x is not None}, groups)
+        labels = trees.spread("partition", "tree of labels in param_labels", given, params)
+        _known([x for x in labels if x is not None], groups)
         claims = [[] if x is None else [x] for x in labels]
     found: list[str | None] = []
     for path, p, claim in zip(paths, leaves, claims, strict=True):

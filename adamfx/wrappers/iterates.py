@@ -14,6 +14,7 @@ from adamfx.engine.placement import wide_copy, wide_zeros
 from adamfx.engine.record import safe_divide, safe_power
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import GradientTransformation, block, leafwise, treewise
+from adamfx.values.arguments import checked
 from adamfx.values.constructor import Dynamic, Exact, Inner
 
 
@@ -65,6 +66,7 @@ def average_iterates(learning_rate: Rate, b1: Exact = 0.9, weight_lr_power: Exac
     )
 
 
+@checked
 def schedule_free(
     base_optimizer: GradientTransformation,
     learning_rate: Rate,
@@ -187,6 +189,7 @@ def keep_samples(start: int, every: int = 1):
     )
 
 
+@checked
 def swa(
     transformation: GradientTransformation, start: int, every: int = 1
 ) -> GradientTransformation:

@@ -9,6 +9,7 @@ import jax
 
 from adamfx.engine import trees
 from adamfx.transformation import GradientTransformation
+from adamfx.values.arguments import checked
 
 Tree = Any
 
@@ -24,6 +25,7 @@ class PerMesh(NamedTuple):
     step: Callable
 
 
+@checked
 def per_mesh(transformation: GradientTransformation) -> PerMesh:
     """The transformation for the stages of a pipeline: one program per mesh, none waits for another.
 

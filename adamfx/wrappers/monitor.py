@@ -62,7 +62,9 @@ DEFAULT = ("gradient_norm", "update_norm", "update_ratio")
 
 
 @block
-def monitor(transformation: Inner, metrics: tuple[str, ...] = DEFAULT, per_leaf: bool = False):
+def monitor(
+    transformation: Inner, metrics: tuple[str, ...] | str = DEFAULT, per_leaf: bool = False
+):
     """Keeps numbers about each step of the transformation in the state, by name.
 
     gradient_norm         |g|, of what comes in

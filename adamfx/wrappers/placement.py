@@ -9,9 +9,10 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from adamfx.engine import host
+from adamfx.engine import host, trees
 from adamfx.engine.placement import is_explicit, partitions, reshard
-from adamfx.transformation import block, treewise
+from adamfx.transformation import GradientTransformation, block, treewise
+from adamfx.values.arguments import checked
 from adamfx.values.constructor import Inner
 from adamfx.wrappers.groups import Labels
 
@@ -19,7 +20,8 @@ Array = Any
 Tree = Any
 
 
-def abstract_state(tx: Any, params: Tree) -> Any:
+@checked
+def abstract_state(tx: GradientTransformation, params: Tree) -> Any:
     """Shapes, dtypes and shardings of tx.init(params), without making an array.
 
         like = fx.abstract_state(tx, jax.tree.map(...))          # for Orbax, to restore on another mesh
@@ -34,6 +36,8 @@ def abstract_state(tx: Any, params: Tree) -> Any:
 
     Raises ValueError for parameters on several meshes: those of each mesh are a tree of their own.
     """
+    trees.check_leaves("abstract_state", "params", params)
+    tx = GradientTransformation.as_inner(tx)
     leaves = [x for x in jax.tree.leaves(params) if _is_named(x)]
     meshes = list(dict.fromkeys(x.sharding.mesh for x in leaves))
     if len(meshes) > 1:

@@ -13,8 +13,6 @@ master_weights(adam(1e-3))                  remembers the parameters in float32
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -24,11 +22,12 @@ from adamfx.engine.placement import follow, wide_copy
 from adamfx.engine.working import ADVICE
 from adamfx.moments.storages import round_between
 from adamfx.transformation import block, leafwise, treewise
+from adamfx.values.arguments import Floating
 from adamfx.values.constructor import Inner
 
 
 @block
-def compensate(dtype: Any = None):
+def compensate(dtype: Floating = None):
     """u <- round(u + c), c <- (u + c) - (p' - p), p' what the parameter becomes. Kahan 1965.
 
     Needs params. What one step loses to rounding the next ones make good.

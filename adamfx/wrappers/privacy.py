@@ -16,6 +16,7 @@ from adamfx.engine.record import safe_divide, safe_root
 from adamfx.engine.words import Treewise
 from adamfx.moments.statistics import square
 from adamfx.transformation import block
+from adamfx.values.arguments import checked
 from adamfx.values.constructor import Dynamic
 
 Tree = Any
@@ -83,6 +84,7 @@ def differentially_private_aggregate(
     )
 
 
+@checked
 def per_example_grads(
     loss: Callable[[Tree, Any], Any], microbatch_size: int | None = None
 ) -> Callable[[Tree, Any], Tree]:
@@ -97,9 +99,14 @@ def per_example_grads(
     if microbatch_size is not None:
         microbatch_size = checks.steps("per_example_grads", "microbatch_size", microbatch_size, 1)
 
+    def checked_loss(params: Tree, example: Any) -> Any:
+        value = checks.call("per_example_grads", "loss", loss, params, example)
+        checks.loss("per_example_grads", "loss", value, has_aux=False)
+        return value
+
     def grads(params: Tree, batch: Any) -> Tree:
         def one(example: Any) -> Tree:
-            return jax.grad(loss)(params, example)
+            return jax.grad(checked_loss)(params, example)
 
         if microbatch_size is None:
             return jax.vmap(one)(batch)

@@ -17,6 +17,7 @@ from adamfx.engine.decompositions import svd
 from adamfx.engine.placement import Along, along, in_one_piece, summed
 from adamfx.engine.words import Treewise
 from adamfx.transformation import GradientTransformation, block
+from adamfx.values.arguments import Mask, checked
 from adamfx.values.constructor import Inner, P, constructor
 from adamfx.values.value import Value
 from adamfx.wrappers.groups import Labels
@@ -38,6 +39,8 @@ class Lens(Value):
     """Another form of an array, as a value."""
 
     __slots__ = ()
+    example = "a lens such as in_blocks(128)"
+    means = (Through,)
 
 
 def lens(function: Callable[P, Any]) -> Callable[P, Lens]:
@@ -190,6 +193,7 @@ def as_real():
     return Through(into, back)
 
 
+@checked
 def split_real_and_imaginary(inner: GradientTransformation) -> GradientTransformation:
     """The transformation on the real and the imaginary part of complex leaves, as if they were two."""
     return view(inner, as_real())
@@ -282,7 +286,7 @@ def view(transformation: Inner, through: Lens):
 
 
 @block
-def stacked(transformation: Inner, where: Any = True):
+def stacked(transformation: Inner, where: Mask = True):
     """The first axis of these leaves is layers: the transformation sees one layer at a time.
 
     Norms, trust ratios, clips and sums over the tree are those of one layer; the state has the axis in
