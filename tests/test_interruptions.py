@@ -301,3 +301,19 @@ def test_a_stop_that_edits_the_history_edits_its_own():
     plain, result = fit(), fit(stop=stop)
     assert result.history["loss"].tolist() == pytest.approx(plain.history["loss"].tolist())
     assert list(result.history) == list(plain.history)
+
+
+def test_a_press_in_the_last_step_is_not_lost():
+    """Or a loop of fits would go on as if nobody had pressed."""
+
+    def batches():
+        yield from BATCHES[:2]
+        os.kill(os.getpid(), signal.SIGINT)
+        yield BATCHES[2]
+
+    with pytest.warns(UserWarning, match="interrupted at step 3"):
+        done = fx.fit(
+            loss, fx.sgd(0.1), PARAMS, batches(), steps=3, progress=False, steps_per_dispatch=1
+        )
+    assert done.reason == "interrupted"
+    assert done.history.rows == 3

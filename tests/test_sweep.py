@@ -103,7 +103,7 @@ def test_sentences_are_compared():
     txs = {"adam": fx.adam(0.1), "slow": fx.lookahead(fx.sgd(0.1), 2, 0.5)}
     found = sweep({"learning_rate": [0.01, 0.1], "b2": [0.9, 0.99]}, txs, seeds=2)
     assert len(found) == 8 + 4  # sgd has no b2
-    assert set(found.table) == {"optimizer", "learning_rate", "b2", "seed", "score"}
+    assert set(found.table) == {"optimizer", "learning_rate", "b2", "seed", "steps", "score"}
     for i in (0, 11):
         one = alone(found.members[i])
         np.testing.assert_allclose(found.history(i)["loss"], one.history["loss"], rtol=1e-4)
@@ -170,10 +170,12 @@ def test_ctrl_c_keeps_what_is_complete_and_a_folder_goes_on(tmp_path):
     assert first.reason == "interrupted"
     done = first.history(0).rows
     assert 6 <= done <= 8
-    rest = sweep(RATES, batches=(BATCHES * 3)[done:], **settings)
+    rest = sweep(RATES, batches=BATCHES * 3, **settings)
+    again = sweep(RATES, batches=BATCHES * 3, **settings)
     whole = sweep(RATES, batches=BATCHES * 3, **settings | {"checkpoints": None})
     for i in range(len(whole)):
         np.testing.assert_allclose(rest.history(i)["loss"], whole.history(i)["loss"], rtol=1e-6)
+        np.testing.assert_array_equal(again.history(i)["loss"], rest.history(i)["loss"])
 
 
 def test_two_programs_and_ctrl_c_in_the_first():
@@ -186,6 +188,45 @@ def test_two_programs_and_ctrl_c_in_the_first():
     with pytest.warns(UserWarning, match="interrupted"):
         found = sweep({"mu_dtype": ["float32", "bfloat16"]}, batches=Pressed())
     assert [m.values for m in found.members] == [{"mu_dtype": "float32"}]
+
+
+@pytest.mark.filterwarnings("ignore:fit. the loss is nan")
+def test_halving_keeps_the_better_half():
+    rates = {"learning_rate": [1e-5, 1e-4, 1e-3, 0.3, 0.1, 1e30], "mu_dtype": [None, "bfloat16"]}
+    found = sweep(rates, epochs=4, halve_every=3)
+    steps = found.table["steps"]
+    assert sorted(steps) == [3] * 6 + [6] * 3 + [9] + [12] + [20]  # 12, 6, 3, 2, 1
+    for i in range(len(found)):
+        alone_too = alone(found.members[i], epochs=4, steps=steps[i])
+        np.testing.assert_allclose(
+            found.history(i)["loss"], alone_too.history["loss"], rtol=1e-3, atol=1e-5
+        )
+    first = [alone(m, steps=3).history["loss"][-1] for m in found.members]
+    order = np.argsort(np.where(np.isfinite(first), first, np.inf))
+    assert {i for i in range(12) if steps[i] > 3} == set(order[:6].tolist())
+    assert found.best == found.members[int(np.argmax(steps))].tx
+    few = sweep(rates, steps=5, halve_every=3)
+    assert max(few.table["steps"]) == 5
+
+
+def test_halving_goes_on(tmp_path):
+    rates = {"learning_rate": [1e-5, 1e-3, 0.3, 0.1]}
+
+    class Pressed:
+        def __iter__(self):
+            for step, batch in enumerate(BATCHES * 3):
+                if step == 8:
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield batch
+
+    settings = {"halve_every": 3, "steps_per_dispatch": 1, "checkpoints": tmp_path}
+    with pytest.warns(UserWarning, match="interrupted"):
+        sweep(rates, batches=Pressed(), **settings)
+    on = sweep(rates, batches=BATCHES * 3, **settings)
+    whole = sweep(rates, batches=BATCHES * 3, halve_every=3, steps_per_dispatch=1)
+    assert on.table["steps"] == whole.table["steps"]
+    for i in range(4):
+        np.testing.assert_allclose(on.history(i)["loss"], whole.history(i)["loss"], rtol=1e-6)
 
 
 def test_pictures():
@@ -220,6 +261,8 @@ def test_what_does_not_fit():
         sweep({}, score="accuracy", steps=1)
     with pytest.raises(ValueError, match="mode must be one of"):
         sweep({}, mode="least")
+    with pytest.raises(ValueError, match="halve_every"):
+        sweep({}, halve_every=0)
     with pytest.raises(ValueError, match="seeds"):
         sweep({}, seeds=0)
 

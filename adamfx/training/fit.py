@@ -244,6 +244,8 @@ def _loop(
             if together.any(answer is not LEFT and bool(answer)):
                 reason = "stop"
                 break
+    else:  # all steps are done, and yet nobody shall miss that what follows is to end
+        reason = "interrupted" if pressed() else reason
     run.drain()
     reason = "nonfinite" if run.failed else reason
     if evaluate and run.steps > evaluated and not pressed():
@@ -267,12 +269,12 @@ def _warn(run: Run, reason: str) -> None:
             "it goes on: Ctrl-C again ends that, too",
             stacklevel=4,
         )
+    if run.members:  # where it is usual that some diverge
+        return
     if not run.steps and reason == "end of batches":
         warnings.warn(
             "fit: there were no batches; an iterator can be gone through once", stacklevel=4
         )
-    elif run.members:
-        return
     elif run.steps and not np.isfinite(run.history["loss"][-1]) and not run.skips:
         bad = run.history["step"][~np.isfinite(run.history["loss"])]
         warnings.warn(

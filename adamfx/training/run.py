@@ -64,7 +64,7 @@ class Run:
         if not any(map(trees.is_trained, jax.tree.leaves(params))):
             raise ValueError(f"fit: params must hold numbers to be trained, got {shown(params)}")
         self.params = copied(params)
-        if state is not None:
+        if state is not None and not members:
             check_is_state("fit", state)
         reads = Reads(loss_fn, *self.tx.form.functions)
         self.program, self.mark = program(reads, self.tx.form, has_aux, members)

@@ -5,36 +5,25 @@ found = sweep(loss_fn, {"learning_rate": logspace(-4, -1, 7)}, tx, init, batches
 
 from __future__ import annotations
 
-import itertools
 import math
-import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
 from adamfx.engine import trees
 from adamfx.notebook.pictures import sweep_figure
-from adamfx.training.fit import train
 from adamfx.training.history import History
-from adamfx.training.run import by_member
+from adamfx.training.members import Group, Member, Settings, members_of, rows_of_groups, sentences
+from adamfx.training.stream import Stream
 from adamfx.transformation import GradientTransformation
 from adamfx.values.arguments import check, checked
 
 Tree = Any
 TAIL = 0.1  # of the steps: over their losses the score is the mean
-
-
-class Member(NamedTuple):
-    """One run of a sweep."""
-
-    values: dict[str, Any]
-    seed: int
-    tx: GradientTransformation
 
 
 class Sweep:
@@ -43,13 +32,40 @@ class Sweep:
     `table` (columns by name: `pandas.DataFrame(found.table)`), `best`, `history`, `params`, `states`.
     """
 
-    def __init__(
-        self, members: list[Member], runs: list, where: list[tuple[int, int]], score: str, sign: int
-    ):
+    def __init__(self, members: list[Member], score: str | None, sign: int):
         self.members, self.score, self._sign = members, score, sign
-        self._runs, self._where = runs, where  # of each member: which run, and its row there
-        reasons = list(dict.fromkeys(run.reason for run in runs))
-        self.reason = next((r for r in ("interrupted", "failed") if r in reasons), reasons[-1])
+        self._runs: list = []
+        self._where: dict[int, tuple[int, int]] = {}  # of each member: which run, and its row there
+        self.reason = "steps"
+
+    def add(self, rows: Sequence[int], run: Any, evaluated: list[str]) -> None:
+        """Takes in a run of these members, or how they went on."""
+        self._where |= {i: (len(self._runs), row) for row, i in enumerate(rows)}
+        self._runs.append(run)
+        self.reason = run.reason
+        columns = {name.partition("[")[0] for name in run.history}
+        if self.score is None:
+            self.score = evaluated[0] if evaluated else "loss"
+        if self.score not in columns and columns:
+            raise KeyError(
+                f"sweep: no column {self.score!r} to judge by; the histories have "
+                f"{', '.join(sorted(columns))}"
+            )
+
+    def ended(self) -> Sweep:
+        """Itself, without members that have not begun."""
+        begun = sorted(self._where)
+        self.members = [self.members[i] for i in begun]
+        self._where = {new: self._where[i] for new, i in enumerate(begun)}
+        return self
+
+    def ranked(self, rows: Iterable[int]) -> list[int]:
+        """These members, the best first."""
+        found = {i: _score(self.history(i), self.score or "loss") for i in rows}
+        bad = math.inf
+        return sorted(
+            found, key=lambda i: self._sign * found[i] if math.isfinite(found[i]) else bad
+        )
 
     def __len__(self) -> int:
         return len(self.members)
@@ -81,47 +97,44 @@ class Sweep:
     def scores(self) -> np.ndarray:
         """What the members are judged by: of a column of an evaluation the last number, else the mean of the
         last tenth of the steps. NaN where it was not measured, or not finite at the end."""
-        return np.array([_score(self.history(i), self.score) for i in range(len(self))])
+        return np.array([_score(self.history(i), self.score or "loss") for i in range(len(self))])
 
     @property
     def table(self) -> dict[str, list]:
-        """A row for each member: what was varied, the seed, the score."""
+        """A row for each member: what was varied, the seed, the steps done, the score."""
         columns = {name: [m.values.get(name) for m in self.members] for name in self.names}
-        return columns | {"seed": [m.seed for m in self.members], "score": self.scores().tolist()}
+        steps = [self.history(i).rows for i in range(len(self))]
+        seeds = [m.seed for m in self.members]
+        return columns | {"seed": seeds, "steps": steps, "score": self.scores().tolist()}
 
     def means(self) -> list[tuple[dict[str, Any], float, float]]:
-        """(values, mean of the scores of the seeds, their spread: least to most), the best first.
+        """(values, mean of the scores of the seeds, their spread: least to most), the best first; before all,
+        what went on longest.
 
         One seed that was not finite makes a mean infinite, or minus infinity where more is better.
         """
-        found: dict[Any, list[float]] = {}
-        for member, score in zip(self.members, self.scores(), strict=True):
+        table, found = self.table, {}
+        for member, steps, score in zip(self.members, table["steps"], table["score"], strict=True):
             x = score if math.isfinite(score) else self._sign * math.inf
-            found.setdefault(_key(member), []).append(x)
-        by_key = {_key(m): m for m in self.members}
-        rows = [
-            (
-                by_key[k].values,
-                float(np.mean(x)),
-                max(x) - min(x) if math.isfinite(sum(x)) else math.inf,
-            )
-            for k, x in found.items()
-        ]
-        return sorted(rows, key=lambda row: self._sign * row[1])
+            found.setdefault(repr(member.values), (member.values, []))[1].append((steps, x))
+        rows = []
+        for values, scores in found.values():
+            longest = max(steps for steps, _ in scores)
+            x = [score for steps, score in scores if steps == longest]
+            spread = max(x) - min(x) if math.isfinite(sum(x)) else math.inf
+            rows.append((longest, values, float(np.mean(x)), float(spread)))
+        rows.sort(key=lambda row: (-row[0], self._sign * row[2]))
+        return [row[1:] for row in rows]
 
     @property
     def best(self) -> GradientTransformation:
         """The transformation with the best mean over its seeds, an ordinary value of Python numbers."""
-        return self.members[self._order()[0]].tx
+        values = repr(self.means()[0][0])
+        return next(m.tx for m in self.members if repr(m.values) == values)
 
     def plot(self) -> Any:
         """A matplotlib figure: the score against one of the varied numbers, or a map of two."""
-        return sweep_figure(self.table, self.names, self.score)
-
-    def _order(self) -> list[int]:
-        """The members: the best values first."""
-        rank = {repr(values): n for n, (values, *_) in enumerate(self.means())}
-        return sorted(range(len(self)), key=lambda i: rank[repr(self.members[i].values)])
+        return sweep_figure(self.table, self.names, self.score or "loss")
 
     def _row(self, i: int, what: str) -> Tree:
         run, row = self._where[i]
@@ -143,6 +156,7 @@ def sweep(
     evaluate_every: int = 100,
     score: str | None = None,
     mode: str = "min",
+    halve_every: int | None = None,
     at_once: int | None = None,
     steps_per_dispatch: int | None = None,
     progress: bool | None = None,
@@ -166,9 +180,13 @@ def sweep(
       evaluate: as for `fit`, of one member. If it can be traced it runs once for all of them.
       score: a column to judge by; None: the first one of `evaluate`, or the loss.
       mode: "min" or "max": which score is better.
+      halve_every: after so many steps, and again and again, the worse half of the members ends (successive
+        halving, Jamieson & Talwalkar 2016), until one is left, which goes on to the end. Each round compiles
+        a program for fewer.
       at_once: how many members run together; None: as many as half of the device's memory holds, if it is
         known. Several devices share them where their number divides it.
-      checkpoints: a folder, from which a sweep that was interrupted goes on, see `fit`.
+      checkpoints: a folder, from which the same call goes on where it was interrupted; batches that were
+        trained on before are passed over.
 
     Raises KeyError for a name that is not a hyperparameter, ValueError for several seeds of one tree of
     parameters.
@@ -186,179 +204,48 @@ def sweep(
         trees.check_leaves("sweep", "params", params)
     if at_once is not None:
         at_once = checks.steps("sweep", "at_once", at_once, 1)
-    members = [m for tx, labels in _sentences(tx) for m in _members(tx, labels, values, which)]
-    groups = _groups(members, values, params, at_once)
-    if len(groups) > 1 and isinstance(batches, Iterator):
+    if halve_every is not None:
+        halve_every = checks.steps("sweep", "halve_every", halve_every, 1)
+    steps = None if steps is None else checks.steps("sweep", "steps", steps)
+    epochs = checks.steps("sweep", "epochs", epochs, 1)
+    members = [m for tx, labels in sentences(tx) for m in members_of(tx, labels, values, which)]
+    each = rows_of_groups(members, values, params, at_once)
+    if len(each) > 1 and isinstance(batches, Iterator):
         raise ValueError(
-            f"sweep: {len(members)} members are {len(groups)} programs, and batches can be gone through "
-            "once; give a list or another iterable, that starts anew"
+            f"sweep: {len(members)} members are {len(each)} programs, and batches can be gone through once; "
+            "give a list or another iterable, that starts anew"
         )
-    runs, where, evaluated = [], {}, []
-    for n, group in enumerate(groups):
-        own = [members[i] for i in group]
-        start = _drawn(params, [m.seed for m in own])
-        of_all = evaluate and _of_all(evaluate, len(own), evaluated)
-        folder = None if checkpoints is None else os.path.join(checkpoints, f"members-{n}")
-        run = train(
-            *(loss_fn, _stacked([m.tx for m in own], values), start, batches, None, None, has_aux),
-            *(
-                steps,
-                epochs,
-                steps_per_dispatch,
-                of_all,
-                evaluate_every,
-                None,
-                progress,
-                folder,
-                (),
-            ),
-            members=True,
-        )
-        where |= {i: (n, row) for row, i in enumerate(group)}
-        runs.append(run)
-        if run.reason == "interrupted":
-            break
-    columns = {name.partition("[")[0] for run in runs for name in run.history}
-    if score is None:
-        score = evaluated[0] if evaluated else "loss"
-    if score not in columns:
-        raise KeyError(
-            f"sweep: no column {score!r} to judge by; the histories have {', '.join(sorted(columns))}"
-        )
-    done = sorted(where)
-    better = 1 if mode == "min" else -1
-    return Sweep([members[i] for i in done], runs, [where[i] for i in done], score, better)
+    groups = [
+        Group(f"members-{n}", rows, members, values, params, Stream(batches, epochs))
+        for n, rows in enumerate(each)
+    ]
+    given = Settings(
+        *(loss_fn, has_aux, steps_per_dispatch, evaluate, evaluate_every, progress, checkpoints)
+    )
+    found = Sweep(members, score, 1 if mode == "min" else -1)
+    evaluated: list[str] = []
+    last = math.inf if steps is None else steps
+    until = last if halve_every is None else min(halve_every, last)
+    while True:
+        for group in groups:
+            if group.goes_on:
+                found.add(group.rows, group.train(given, until, evaluated), evaluated)
+            if group.reason == "interrupted":
+                return found.ended()
+        left = [group for group in groups if group.goes_on]
+        if not left or until == last:
+            return found
+        rows = [i for group in left for i in group.rows]
+        best = set(found.ranked(rows)[: math.ceil(len(rows) / 2)])
+        for group in left:
+            group.keep([i for i in group.rows if i in best])
+        until = min(until + (halve_every or 0), last)
 
 
 @checked
 def logspace(start: float, stop: float, num: int = 7) -> tuple[float, ...]:
     """`num` numbers from 10^start to 10^stop, each the same factor above the one before, as NumPy's."""
     return tuple(float(f"{x:.4g}") for x in np.logspace(start, stop, num))
-
-
-def _sentences(tx: Any) -> list[tuple[GradientTransformation, dict[str, str]]]:
-    if isinstance(tx, Mapping):
-        return [
-            (GradientTransformation.given("sweep", f"tx[{name!r}]", x), {"optimizer": name})
-            for name, x in tx.items()
-        ]
-    return [(GradientTransformation.given("sweep", "tx", tx), {})]
-
-
-def _members(tx: Any, labels: dict, values: Mapping, seeds: list[int]) -> list[Member]:
-    names = [name for name in values if not labels or _has(tx, name)]
-    for name in names:
-        if isinstance(values[name], str) or not isinstance(values[name], Iterable):
-            raise TypeError(
-                f"sweep: values[{name!r}] must be a list of what {name} is to be, got {values[name]!r}"
-            )
-    given = {name: list(values[name]) for name in names}
-    if empty := [name for name, x in given.items() if not x]:
-        raise ValueError(f"sweep: there are no values of {', '.join(empty)}")
-    combinations = [dict(zip(names, x, strict=True)) for x in itertools.product(*given.values())]
-    txs = [tx.replace(**x) for x in combinations]
-    return [
-        Member(labels | x, seed, made)
-        for x, made in zip(combinations, txs, strict=True)
-        for seed in seeds
-    ]
-
-
-def _has(tx: GradientTransformation, name: str) -> bool:
-    """Of several sentences each varies what it has."""
-    return any(known == name or known.endswith("." + name) for known in tx.hyperparams)
-
-
-def _groups(
-    members: list[Member], values: Iterable[str], params: Any, at_once: int | None
-) -> list[list[int]]:
-    """Who runs together: those of one form, no more than there is room for."""
-    by_form: dict[Any, list[int]] = {}
-    for i, member in enumerate(members):
-        by_form.setdefault(_loose(member.tx, values).form, []).append(i)
-    found = []
-    for group in by_form.values():
-        most = at_once or _room(members[group[0]], params)
-        found += [group[i : i + most] for i in range(0, len(group), most)]
-    return found
-
-
-def _loose(tx: GradientTransformation, names: Iterable[str]) -> GradientTransformation:
-    """The same with the numbers of these names as arrays, also where they are part of the form."""
-    for known, x in tx.hyperparams.items():
-        if isinstance(x, float) and any(known == n or known.endswith("." + n) for n in names):
-            try:
-                tx = tx.replace(**{known: jnp.asarray(x, float)})
-            except (TypeError, ValueError):  # a number that the block needs to know
-                continue
-    return tx
-
-
-def _stacked(txs: list, names: Iterable[str]) -> GradientTransformation:
-    """Of one form: a leaf has a row for each."""
-    loose = [_loose(tx, names) for tx in txs]
-    return jax.tree.map(lambda *xs: jnp.stack([jnp.asarray(x, float) for x in xs]), *loose)
-
-
-def _drawn(params: Any, seeds: list[int]) -> Tree:
-    """Parameters with a row for each member; shared out over the devices where they divide them."""
-    if callable(params):
-        unique = {seed: params(jax.random.key(seed)) for seed in dict.fromkeys(seeds)}
-        stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *(unique[seed] for seed in seeds))
-    else:
-        stacked = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * len(seeds)), params)
-    devices = jax.devices()
-    if len(devices) == 1 or len(seeds) % len(devices):
-        return stacked
-    mesh = jax.sharding.Mesh(np.array(devices), ("members",))
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("members"))
-    return jax.device_put(stacked, rows)
-
-
-def _room(member: Member, params: Any) -> int:
-    """How many members fit in half of the device's memory: params, gradients, updates, state."""
-    stats = jax.devices()[0].memory_stats() or {}
-    if "bytes_limit" not in stats:
-        return 1 << 30
-    of_params = jax.eval_shape(params, jax.random.key(0)) if callable(params) else params
-    state = jax.eval_shape(member.tx.init, of_params)
-    size = 3 * _nbytes(of_params) + 2 * _nbytes(state)
-    return max(1, int(stats["bytes_limit"] * jax.device_count() / 2 / max(size, 1)))
-
-
-def _nbytes(tree: Tree) -> int:
-    return sum(
-        math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree) if hasattr(x, "dtype")
-    )
-
-
-def _of_all(evaluate: Callable, n: int, names: list[str]) -> Callable:
-    """An evaluation of all members from that of one, traced once or called for each; notes its names."""
-    traced = jax.jit(jax.vmap(evaluate))
-
-    def one_by_one(params: Tree, state: Any) -> dict[str, np.ndarray]:
-        rows = [jax.tree.map(operator.itemgetter(i), (params, state)) for i in range(n)]
-        found = [_named(checks.call("sweep", "evaluate", evaluate, *row)) for row in rows]
-        return {name: np.array([float(x[name]) for x in found]) for name in found[0]}
-
-    how = [lambda params, state: _named(traced(params, state)), one_by_one]
-
-    def all_of_them(params: Tree, state: Any) -> dict[str, float]:
-        try:
-            found = how[0](params, state)
-        except (jax.errors.JAXTypeError, TypeError, ValueError):
-            if len(how) == 1:
-                raise
-            how.pop(0)
-            found = how[0](params, state)
-        names.extend(name for name in found if name not in names)
-        return {name: float(x) for name, x in by_member(found).items()}
-
-    return all_of_them
-
-
-def _named(found: Any) -> dict[str, Any]:
-    return found if isinstance(found, dict) else {"evaluation": found}
 
 
 def _score(history: History, column: str) -> float:
@@ -369,7 +256,3 @@ def _score(history: History, column: str) -> float:
         return float(np.mean(loss[-max(1, round(TAIL * len(loss))) :]))
     there = x[~np.isnan(x)]
     return float(there[-1]) if len(there) else math.nan
-
-
-def _key(member: Member) -> str:
-    return repr(member.values)
