@@ -257,6 +257,7 @@ from adamfx.training.prefetch import prefetch
 from adamfx.training.run import Fit
 from adamfx.training.step import make_step
 from adamfx.training.sweep import Sweep, logspace, sweep
+from adamfx.training.tune import Tuned, tune
 from adamfx.transformation import (
     GradientTransformation,
     block,
@@ -509,6 +510,8 @@ __all__ = [
     "sweep",
     "Sweep",
     "logspace",
+    "tune",
+    "Tuned",
     "interop",
     # schedules
     "Schedule",
