@@ -484,12 +484,12 @@ def test_bad_arguments_end_with_a_line(args, words, capsys):
 @pytest.mark.parametrize(
     ("name", "sentence", "words"),
     [
-        ("noise", "masked(sgd(0.1), {'w': 1})", "the mask does not match the parameters"),
+        ("noise", "masked(sgd(0.1), {'w': True})", "the mask does not match the parameters"),
         ("noise", "partition({'a': sgd(0.1)}, {'a': path_matches('x')})", "match no param"),
         ("noise", "sgd(jnp.asarray([0.1, 0.2], 'float32'))", r"\(full batch\) does not fit"),
         ("noise", "scale_by_zoom_linesearch(10)", "evaluates the loss"),
         ("quartic", "scale_by_lbfgs(1000000000000)", r"\(yours\) does not fit the experiment"),
-        ("averaging", "masked(sgd(0.1), [1])", "the mask does not match"),
+        ("averaging", "masked(sgd(0.1), [True])", "the mask does not match"),
     ],
 )
 def test_optimizers_that_do_not_fit_are_said_before_anything_runs(

@@ -29,5 +29,6 @@ def test_compensate_cannot_hold_complex_errors_as_real():
 
 
 def test_the_seed_is_whole():
-    with pytest.raises(TypeError, match=r"seed must be an int, got 2\.0"):
-        fx.round_stochastically(2.0)  # type: ignore[arg-type]
+    assert fx.round_stochastically(2.0) == fx.round_stochastically(2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"seed must be a whole number, got 2\.5"):
+        fx.round_stochastically(2.5)  # type: ignore[arg-type]

@@ -47,8 +47,8 @@ def test_trees_are_flattened_and_checked_once(monkeypatch):
     counted(trees, "flatten")
     counted(trees, "same_structure")
     counted(trees, "paths")
-    for name in ("check_leaves", "_check_pairs"):
-        counted(leaves, name)
+    counted(trees, "check_leaves")
+    counted(leaves, "_check_pairs")
     nested = fx.partition(
         {"a": fx.adam(0.1), "b": fx.accumulate(fx.adamw(0.1), 2)},
         {"a": fx.path_matches("w0"), "b": ~fx.path_matches("w0")},
@@ -58,7 +58,7 @@ def test_trees_are_flattened_and_checked_once(monkeypatch):
         state = tx.init(params)
         counts.clear()
         jax.jit(tx.step).trace(params, state, params)
-        assert counts == {"flatten": 2, "check_leaves": 1, "_check_pairs": 1}, tx
+        assert counts == {"flatten": 2, "check_leaves": 2, "_check_pairs": 1}, tx
 
 
 def test_a_leaf_function_is_traced_once_per_shape():

@@ -262,7 +262,7 @@ def _frozen(g: Any, p: Any) -> Any:
 def begin(params: Tree) -> Leaves:
     """The table of parameters that `init` works on; what stands in `updates` has only their shape."""
     given, structure = trees.flatten(params)
-    trees.check_leaves("init", "params", params)
+    trees.check_leaves("init", "params", params, given)
     rows = [j for j, x in enumerate(given) if trees.is_trained(x)]
     p = [jnp.asarray(given[j]) for j in rows]
     return Leaves(Layout("init", structure, rows, given, given), p, p, p, [x.dtype for x in p])
@@ -282,11 +282,11 @@ def enter(
     stay so.
     """
     given, structure = trees.flatten(grads)
-    trees.check_leaves(where, "params" if grads is params else "gradients", grads)
+    trees.check_leaves(where, "params" if grads is params else "gradients", grads, given)
     theirs: list = [None] * len(given)
     if params is not None:
         theirs, other = trees.flatten(params)
-        trees.check_leaves(where, "params", params)
+        trees.check_leaves(where, "params", params, theirs)
         if structure != other:
             raise ValueError(
                 f"{where}: gradients and params must be trees of one structure; in the gradients "

@@ -38,9 +38,12 @@ def is_number(x: Any) -> bool:
     return getattr(dtype, "kind", "V") not in "OSUMm"
 
 
-def check_leaves(where: str, what: str, tree: Any) -> None:
-    """Raises TypeError, with the path, for a leaf that is neither an array nor a number nor None."""
-    for j, x in enumerate(flatten(tree)[0]):
+def check_leaves(where: str, what: str, tree: Any, found: list | None = None) -> None:
+    """Raises TypeError, with the path, for a leaf that is neither an array nor a number nor None.
+
+    `found` are the leaves, where they are known.
+    """
+    for j, x in enumerate(flatten(tree)[0] if found is None else found):
         if x is not None and not is_number(x):
             raise TypeError(
                 f"{where}: the leaf at {paths(tree)[j]} of the {what} is {shown(x)} of type "

@@ -97,7 +97,8 @@ Mask = Annotated[
         ),
     ),
 ]
-Floating = Annotated[Any, Kind(_is_dtype, ("a floating dtype such as 'bfloat16'",))]
+FLOATING = Kind(_is_dtype, ("a floating dtype such as 'bfloat16'",))
+Floating = Annotated[Any, FLOATING]
 
 
 def kinds(annotation: Any) -> list[Kind]:
@@ -214,8 +215,8 @@ class Arguments:
             if not is_one:
                 words = [w for kind in allowed for w in kind.words]
                 either = " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
-                # Of a number that is not whole the value is wrong, not the type.
-                wrong = WHOLE in allowed and isinstance(x, (int, float))
+                # Of a number that is not whole, and of a dtype, the value is wrong, not the type.
+                wrong = FLOATING in allowed or (WHOLE in allowed and isinstance(x, (int, float)))
                 raise (ValueError if wrong else TypeError)(
                     f"{self.name}: {name} must be {either}, got {shown(x)}"
                 )
