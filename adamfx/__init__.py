@@ -253,6 +253,7 @@ from adamfx.training.fit import fit
 from adamfx.training.history import History, no_improvement
 from adamfx.training.logs import Log, Table, TensorBoard, WandB
 from adamfx.training.orbax import Checkpoints
+from adamfx.training.population import population
 from adamfx.training.prefetch import prefetch
 from adamfx.training.run import Fit
 from adamfx.training.step import make_step
@@ -509,6 +510,7 @@ __all__ = [
     "prefetch",
     "sweep",
     "Sweep",
+    "population",
     "logspace",
     "tune",
     "Tuned",

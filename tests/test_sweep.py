@@ -270,3 +270,84 @@ def test_what_does_not_fit():
 def test_logspace():
     assert fx.logspace(-3, -1, 3) == (0.001, 0.01, 0.1)
     assert len(fx.logspace(-4, 0)) == 7
+
+
+# ---- a population --------------------------------------------------------------------------------
+
+
+def population(values, tx=None, params=init, **settings):
+    settings = {
+        "progress": False,
+        "explore_every": 4,
+        "epochs": 4,
+        "steps_per_dispatch": 2,
+        **settings,
+    }
+    return fx.population(loss, values, tx or fx.adam(0.1), params, BATCHES, **settings)
+
+
+GRID = {"learning_rate": [1e-4, 1e-3, 0.05, 0.3], "b1": [0.9]}
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_population_is_its_moves_by_hand(seeds):
+    found, moves = population(GRID, seeds=seeds)
+    n = 4 * seeds
+    lost = max(1, round(n / 4))
+    assert [m.step for m in moves] == [step for step in (4, 8, 12, 16, 20) for _ in range(lost)]
+    stream = BATCHES * 4
+    txs = [fx.adam(rate, 0.9) for rate in GRID["learning_rate"] for _ in range(seeds)]
+    params = [init(jax.random.key(s)) for _ in range(4) for s in range(seeds)]
+    runs = [(p, None) for p in params]
+    losses = [[] for _ in range(n)]
+    for at in range(0, 20, 4):
+        for i, (p, state) in enumerate(runs):
+            one = fx.fit(loss, txs[i], p, stream[at : at + 4], state=state, progress=False)
+            runs[i] = one.params, one.state
+            losses[i] += one.history["loss"].tolist()
+        score = [np.mean(x[-max(1, round(0.1 * len(x))) :]) for x in losses]
+        order, before, old = np.argsort(score), list(runs), list(txs)
+        for move in (m for m in moves if m.step == at + 4):
+            assert move.member in order[-lost:]
+            assert move.parent in order[:lost]
+            for name, x in move.values.items():
+                was = next(v for k, v in old[move.parent].hyperparams.items() if k.endswith(name))
+                a, b = (1 - x, 1 - was) if 0.5 <= was < 1 else (x, was)
+                assert min(abs(a / b - 0.8), abs(a / b - 1.25)) < 1e-4
+            runs[move.member] = before[move.parent]
+            txs[move.member] = old[move.parent].replace(**move.values)
+    for i in range(n):
+        np.testing.assert_allclose(found.history(i)["loss"], losses[i], rtol=2e-3, atol=1e-6)
+        assert found.members[i].tx == txs[i]
+
+
+def test_a_population_compiles_once_and_ends_well(tmp_path):
+    fresh = lambda p, x, y: loss(p, x, y) * 1.75  # noqa: E731
+    settings = {"explore_every": 4, "epochs": 4, "steps_per_dispatch": 2, "progress": False}
+    counted = fx.Summary(show=None)
+    counted.begin(type("Run", (), {"step": 0}))
+    fx.population(fresh, GRID, fx.adam(0.1), init, BATCHES, steps=4, **settings)
+    before = fx.training.callbacks.COMPILED[0]
+    found, moves = fx.population(fresh, GRID, fx.adam(0.1), init, BATCHES, **settings)
+    assert moves
+    small = (
+        fx.training.callbacks.COMPILED[0] - before
+    )  # rows of trees are chosen, no step is compiled
+    assert small < 30
+    again, same = fx.population(fresh, GRID, fx.adam(0.1), init, BATCHES, **settings)
+    assert same == moves
+    np.testing.assert_array_equal(again.scores(), found.scores())
+    kept = {**settings, "checkpoints": tmp_path}
+    fx.population(fresh, GRID, fx.adam(0.1), init, BATCHES, **kept, steps=9)
+    on, moved = fx.population(fresh, GRID, fx.adam(0.1), init, BATCHES, **kept)
+    assert moved == moves
+    np.testing.assert_allclose(on.scores(), found.scores(), rtol=1e-6)
+
+
+def test_no_population():
+    with pytest.raises(ValueError, match="different forms; give numbers alone"):
+        population({"mu_dtype": [None, "bfloat16"]})
+    with pytest.raises(ValueError, match="quantile must be in"):
+        population(GRID, quantile=0.7)
+    with pytest.raises(ValueError, match="params are a tree, so all seeds would be one"):
+        population(GRID, params=init(jax.random.key(0)), seeds=2)

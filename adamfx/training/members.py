@@ -58,7 +58,7 @@ class Group:
     ):
         self.name, self.rows, self.stream = name, rows, stream
         own = [members[i] for i in rows]
-        self.tx = _stacked([m.tx for m in own], values)
+        self.tx = stacked([m.tx for m in own], values)
         self.params: Any = _drawn(params, [m.seed for m in own])
         self.state: Any = None
         self.history: History | None = None
@@ -188,7 +188,7 @@ def _loose(tx: GradientTransformation, names: Iterable[str]) -> GradientTransfor
     return tx
 
 
-def _stacked(txs: list, names: Iterable[str]) -> GradientTransformation:
+def stacked(txs: list, names: Iterable[str]) -> GradientTransformation:
     """Of one form: a leaf has a row for each."""
     loose = [_loose(tx, names) for tx in txs]
     return jax.tree.map(

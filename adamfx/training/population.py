@@ -1,0 +1,128 @@
+"""Population-based training: many runs at once, the worse of which go on from the better, a little changed."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from adamfx import checks
+from adamfx.training.members import Group, Settings, members_of, rows_of_groups, sentences, stacked
+from adamfx.training.stream import Stream
+from adamfx.training.sweep import Sweep
+from adamfx.transformation import GradientTransformation
+from adamfx.values.arguments import check
+
+Tree = Any
+
+
+class Move(NamedTuple):
+    """At a step, a member took over parameters, state and numbers of another, and changed the numbers."""
+
+    step: int
+    member: int
+    parent: int
+    values: dict[str, float]
+
+
+def population(
+    loss_fn: Callable,
+    values: Mapping[str, Iterable],
+    tx: GradientTransformation,
+    params: Tree | Callable[[jax.Array], Tree],
+    batches: Iterable,
+    *,
+    explore_every: int,
+    seeds: int | Sequence[int] = 1,
+    steps: int | None = None,
+    epochs: int = 1,
+    quantile: float = 0.25,
+    factors: tuple[float, float] = (0.8, 1.25),
+    seed: int = 0,
+    has_aux: bool = False,
+    evaluate: Callable[[Tree, Any], Any] | None = None,
+    evaluate_every: int = 100,
+    score: str | None = None,
+    mode: str = "min",
+    steps_per_dispatch: int | None = None,
+    progress: bool | None = None,
+    checkpoints: str | os.PathLike | None = None,
+) -> tuple[Sweep, list[Move]]:
+    """Trains a population that learns its hyperparameters as it goes. Jaderberg et al. 2017.
+
+    Begins as `sweep` does, with every combination of the values from every seed, all in one program. After
+    every `explore_every` steps each member of the worst quantile goes on with parameters and state of one of
+    the best quantile, drawn at random, and with its numbers, each multiplied by one of the factors. Nothing
+    compiles for it.
+
+    Args:
+      explore_every: steps between two such moments, >= 1.
+      quantile: which part is the worst, and which the best, in (0, 0.5].
+      factors: by one of which a number is multiplied, drawn at random; decays (below 1) change their distance
+        from 1.
+      seed: of what is drawn.
+      The others as for `sweep`. The values are numbers, such that all members have one form.
+
+    Returns the members as they ended, with the numbers that they ended with, and the moves in their order.
+    """
+    check(population, locals())
+    explore_every = checks.steps("population", "explore_every", explore_every, 1)
+    checks.choice("population", "mode", mode, ("min", "max"))
+    if not 0 < quantile <= 0.5:
+        raise ValueError(f"population: quantile must be in (0, 0.5], got {quantile}")
+    which = (
+        [*range(checks.steps("population", "seeds", seeds, 1))]
+        if isinstance(seeds, int)
+        else list(seeds)
+    )
+    if len(which) > 1 and not callable(params):
+        raise ValueError(
+            "population: params are a tree, so all seeds would be one; give a function params(key)"
+        )
+    ((made, labels),) = sentences(tx)
+    members = members_of(made, labels, values, which)
+    each = rows_of_groups(members, values, params, len(members))
+    if len(each) > 1:
+        raise ValueError(
+            f"population: the values make {len(each)} different forms; give numbers alone, or use sweep"
+        )
+    numbers = {n for m in members for n in m.values}
+    ((rows),) = each
+    group = Group("population", rows, members, values, params, Stream(batches, epochs))
+    given = Settings(
+        *(loss_fn, has_aux, steps_per_dispatch, evaluate, evaluate_every, progress, checkpoints)
+    )
+    found = Sweep(members, score, 1 if mode == "min" else -1)
+    evaluated: list[str] = []
+    last = math.inf if steps is None else checks.steps("population", "steps", steps)
+    until, moves, draw = min(explore_every, last), [], np.random.default_rng(seed)
+    while True:
+        found.add(rows, group.train(given, until, evaluated), evaluated)
+        if not group.goes_on or until == last:
+            return found, moves
+        order, n = found.ranked(rows), max(1, round(quantile * len(rows)))
+        at = list(rows)
+        for loser in order[-n:] if len(rows) > 1 else []:
+            at[loser] = parent = int(draw.choice(order[:n]))
+            changed = {
+                name: _changed(float(members[parent].values[name]), float(draw.choice(factors)))
+                for name in sorted(numbers)
+            }
+            moves.append(Move(group.steps, loser, parent, changed))
+        before = list(members)
+        for move in moves[-n:] if len(rows) > 1 else []:
+            members[move.member] = before[move.member]._replace(
+                values=move.values, tx=before[move.parent].tx.replace(**move.values)
+            )
+        group.choose(at)
+        group.tx = stacked([members[i].tx for i in rows], values)
+        until = min(until + explore_every, last)
+
+
+def _changed(x: float, factor: float) -> float:
+    """x times the factor; of a number in [0.5, 1), a decay, its distance from 1."""
+    return float(f"{1 - (1 - x) * factor if 0.5 <= x < 1 else x * factor:.6g}")
