@@ -453,7 +453,9 @@ def sweeps_and_callbacks(folder):
     yield from many("Summary", "show", but("lambda", "class", "int class", one=1), fx.Summary)
     for name, wrong in {"first": COUNT, "steps": COUNT | {"zero": 0}}.items():
         yield from many("Profile", name, wrong, lambda x, n=name: fx.Profile(folder, **{n: x}))
-    wrong = but(one=1, none=None, ones=[1], classes=[fx.Summary], value=ADAM, values=[ADAM])
+    wrong = but(
+        "generator", one=1, none=None, ones=[1], classes=[fx.Summary], value=ADAM, values=[ADAM]
+    )
     yield from many(
         "fit", "callbacks", wrong,
         lambda x: fx.fit(batch_loss, ADAM, P, BATCHES, callbacks=x, progress=False),

@@ -1,4 +1,4 @@
-"""Population-based training: many runs at once, the worse of which go on from the better, a little changed."""
+"""Population-based training: many runs at once, the worse of which go on from the better, changed."""
 
 from __future__ import annotations
 
