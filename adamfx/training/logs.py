@@ -21,14 +21,14 @@ from adamfx.values.arguments import checked
 class Log(Callback):
     """Writes each row of the history once: a class of yours overrides `write`, for instance.
 
-    The last row waits for the next turn, since an evaluation may yet come to it. A run that is resumed goes
-    on after the row that was written last (`written`, a step). Process 0 writes.
+    The last row waits for the next turn, since an evaluation may yet come to it. Of a run that is resumed the
+    new rows are written. Process 0 writes.
     """
 
-    written = 0
+    written = 0  # the step of the last row
 
     def begin(self, run: Running) -> None:
-        self.written = max(self.written, 0) if run.step else 0
+        self.written = run.step
 
     def turn(self, run: Running) -> None:
         self._log(run, 1)
@@ -93,17 +93,20 @@ class Table(Log):
         if any(name not in self.names for row in rows for name in row):
             return self._anew([*self._there(), *rows])
         with open(self.path, "r+b") as file:
-            file.truncate(self.size)  # a line of which there was room for a part
+            file.truncate(self.size)
             file.seek(self.size)
             file.write(self._lines(rows))
             self.size = file.tell()
 
     def _there(self) -> list[dict[str, Any]]:
+        """The rows of the file, without a line of which there was room for a part."""
         try:
-            with open(self.path, newline="") as file:
-                rows = list(csv.DictReader(file))
+            with open(self.path, "rb") as file:
+                data = file.read(self.size or -1)
         except FileNotFoundError:
             return []
+        text = data[: data.rfind(b"\n") + 1].decode(errors="replace")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
         if rows and (None in rows[0] or "step" not in rows[0]):
             raise ValueError(
                 f"Table: {self.path} is no table with a column step; name another file"
@@ -148,7 +151,6 @@ class TensorBoard(Log):
                 "TensorBoard: it needs tensorboardX; run: pip install tensorboardX"
             ) from None
         # TensorBoard drops what an earlier part of the run wrote of the steps that are done again.
-        self.written = run.step
         self.writer = SummaryWriter(self.folder, purge_step=run.step + 1) if run.leads else None
 
     def write(self, rows: list[dict[str, float]]) -> None:
@@ -185,7 +187,6 @@ class WandB(Log):
             import wandb
         except ImportError:
             raise ImportError("WandB: it needs wandb; run: pip install wandb") from None
-        self.written = run.step
         self.run = wandb.init(**self.settings)
         self.run.config.update({"optimizer": repr(run.tx)}, allow_val_change=True)
 
