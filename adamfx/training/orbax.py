@@ -31,6 +31,7 @@ from adamfx.values.arguments import check
 Tree = Any
 ITEMS = ("arrays", "histories")
 MARK = "_CHECKPOINT_METADATA"  # a file of Orbax in the folder of every step
+BESIDE = ("metrics", "commit_success.txt")  # what else it writes there
 
 
 class Checkpoints:
@@ -247,7 +248,7 @@ def _foreign(folder: str) -> str | None:
     paths = (os.path.join(folder, name) for name in names if name.isdigit())
     for path in paths:
         if not os.path.exists(os.path.join(path, MARK)):
-            if not os.path.isdir(path) or set(os.listdir(path)) - {*ITEMS, "metrics"}:
+            if not os.path.isdir(path) or set(os.listdir(path)) - {*ITEMS, *BESIDE}:
                 return path
             shutil.rmtree(path, ignore_errors=True)
     return None
