@@ -131,7 +131,11 @@ def test_a_folder_is_enough(tmp_path):
 def test_what_is_left_of_one_that_was_being_removed_is_removed(tmp_path):
     """A process that is killed meanwhile leaves a folder of that name, with some of what was in it."""
     fit(BATCHES[:5], tmp_path / "run")
-    for step, rest in ((1, ["arrays/d", "histories"]), (2, ["metrics", "commit_success.txt"]), (3, [])):
+    for step, rest in (
+        (1, ["arrays/d", "histories"]),
+        (2, ["metrics", "commit_success.txt"]),
+        (3, []),
+    ):
         for name in ("", *rest):
             (tmp_path / "run" / str(step) / name).mkdir(parents=True, exist_ok=True)
     with fx.Checkpoints(tmp_path / "run") as kept:

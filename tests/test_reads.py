@@ -258,6 +258,23 @@ def test_what_cannot_be_looked_through_is_not_kept(monkeypatch):
     assert float(tx.update(grads, tx.init(PARAMS))[0]["w"][0]) == -3
 
 
+def test_what_has_not_changed_shares_the_traces_of_jax():
+    """A mark of its own for every program would make JAX keep a trace of everything for each."""
+    table = [1.0]
+    inner = jax.jit(lambda p: table[0] * p)
+    made = reads.Programs(lambda reads: None)
+    marks = [made(Reads(lambda p, i=i: inner(p) * i))[1] for i in range(3)]
+    assert marks == [None] * 3
+    table[0] = 2.0
+    changed = made(Reads(lambda p: inner(p) * 3))[1]
+    assert changed is not None
+    assert made(Reads(lambda p: inner(p) * 4))[1] == changed  # what JAX has without it is older
+    table[0] = 1.0
+    assert made(Reads(lambda p: inner(p) * 5))[1] not in (None, changed)
+    scheduled = fx.constant_schedule(jnp.asarray(1.0))  # a function that has no hash
+    assert made(Reads(lambda p: scheduled(0) * p))[1] is None
+
+
 def test_circles_and_locks_are_looked_through():
     import threading
 

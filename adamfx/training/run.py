@@ -68,7 +68,8 @@ class Run:
             check_is_state("fit", state)
         reads = Reads(loss_fn, *self.tx.form.functions)
         self.program, self.mark = program(reads, self.tx.form, has_aux, members)
-        with reading(self.mark):
+        # What is no program of its own would compile each of its parts for this mark.
+        with reading(self.mark if members else None):
             begun = self.program.init(self.tx, self.params) if state is None else copied(state)
         self.state: Any = begun
         try:

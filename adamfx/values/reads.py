@@ -7,6 +7,7 @@ import functools
 import hashlib
 import sys
 import types
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ INSTALLED = ("site-packages", "dist-packages")
 MOST = 100_000  # things; of more, nobody knows whether they have changed
 # What JAX keeps of functions (jit, checkpoint, the body of a scan) it keeps for one value of this alone.
 reading = jax.make_user_context(None)
+MOST_MET = 300  # functions that are looked at one by one
 PLAIN = (bool, int, str, bytes, type(None), type(...), types.CodeType)
 # What Python writes into every class.
 OWN = {
@@ -40,7 +42,7 @@ class Reads:
     `known` is False where they read more than can be looked through; such a one is equal to none.
     """
 
-    __slots__ = ("_hash", "found", "functions", "known")
+    __slots__ = ("_hash", "found", "functions", "known", "met")
 
     def __init__(self, *functions: Any):
         self.functions = functions
@@ -51,7 +53,7 @@ class Reads:
             self.known = True
         except (_TooMuch, RecursionError):
             self.known = False
-        self.found = tuple(walk.found)
+        self.found, self.met = tuple(walk.found), walk.functions
         self._hash = hash(self.found)
 
     def __eq__(self, other: object) -> bool:
@@ -79,12 +81,33 @@ class Programs:
         if found is None:
             for key in [k for k in list(self.made) if k[0] != Reads(*k[0].functions)]:
                 self.made.pop(key, None)
-            found = self.make(reads, *more), object()
+            found = self.make(reads, *more), _mark(reads)
         if reads.known:
             self.made[reads, *more] = found
         for key in list(self.made)[: -self.most]:
             self.made.pop(key, None)
         return found
+
+
+_last: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def _mark(reads: Reads) -> Any:
+    """What tells these functions from what JAX has kept of the same ones when they read something else.
+
+    None as long as none of them has changed: for every mark JAX keeps its own traces of all that it has.
+    """
+    if not reads.known or len(reads.met) > MOST_MET:
+        return object()
+    found = []
+    for f in reads.met:
+        now = hash(Reads(f))
+        before, mark = _last.get(f, (now, None))
+        if now != before:
+            mark = object()
+        _last[f] = now, mark
+        found += [] if mark is None else [mark]
+    return tuple(found) or None
 
 
 class _TooMuch(Exception):
@@ -112,6 +135,7 @@ class _Walk:
     def __init__(self) -> None:
         self.found: list[Any] = []
         self.met: dict[int, tuple[int, Any]] = {}  # the thing, too: an id is of the living
+        self.functions: list[Any] = []  # of which JAX may keep a trace
 
     def note(self, *what: Any) -> None:
         if len(self.found) > MOST:
@@ -127,6 +151,8 @@ class _Walk:
         if id(x) in self.met:
             return self.note("met", self.met[id(x)][0])
         self.met[id(x)] = len(self.met), x
+        if callable(x) and not isinstance(x, (type, types.BuiltinFunctionType)) and _can_be_kept(x):
+            self.functions.append(x)
         if isinstance(x, (np.ndarray, np.generic)) and x.dtype != object:
             numbers = np.ascontiguousarray(x).view(np.uint8).data if x.size else b""
             return self.note(kind, x.shape, x.dtype, hashlib.blake2b(numbers).digest())
@@ -224,6 +250,16 @@ def of_library(module: str) -> bool:
     there = sys.modules.get(root)
     place = str(getattr(there, "__path__", "") or getattr(there, "__file__", ""))
     return any(part in place for part in INSTALLED)
+
+
+def _can_be_kept(x: Any) -> bool:
+    """Whether JAX can keep a trace of a function: it does by a weak reference to it."""
+    if isinstance(x, types.FunctionType) and of_library(x.__module__ or "") and not x.__closure__:
+        return False
+    try:
+        return isinstance(hash(x), int) and type(x).__weakrefoffset__ > 0
+    except TypeError:
+        return False
 
 
 def may_change(x: Any) -> bool:
