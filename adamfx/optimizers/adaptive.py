@@ -133,7 +133,7 @@ def adamw(
     """Adam with decoupled weight decay. Loshchilov & Hutter 2019, algorithm 2.
 
     The decay is multiplied by the learning rate, as in optax and torch (whose default is 1e-2;
-    Keras 4e-3). Independent of it: see `adamfx.decay`.
+    Keras 4e-3). Independent of a constant one: weight_decay / learning_rate.
     """
     return chain(
         scale_by_moments(b1, b2, eps=eps, eps_root=eps_root, mu_dtype=mu_dtype),

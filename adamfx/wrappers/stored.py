@@ -27,7 +27,7 @@ def stored(transformation: Inner, **storages: Any):
         stored(accumulate(lion(1e-4), 8), acc_grads=cast("bfloat16"))
 
     What is kept is read before a step and written after it, leaf by leaf; the arithmetic in between is the
-    same. `fx.get(state, "mu")` shows what is kept, such as `codes` and `scales`.
+    same. In the state lies what is kept, such as `codes` and `scales`.
 
     Args:
       transformation: what remembers.
