@@ -124,6 +124,17 @@ def evaluation_fails(world):
     return straight(world, evaluate=evaluate, evaluate_every=5)
 
 
+def callback_fails(world):
+    """At the end, in one process, when the others have ended."""
+
+    class Odd(fx.Callback):
+        def end(self, run):
+            if is_one(world):
+                raise ZeroDivisionError("of the callback")
+
+    return straight(world, callbacks=[Odd()])
+
+
 def shapes_differ(world):
     def batches():
         for step, batch in enumerate(world.batches()):

@@ -204,7 +204,6 @@ def test_a_table_does_not_take_a_foreign_file(tmp_path):
 
 
 def test_tensorboard_gets_all_scalars(tmp_path):
-    from tensorboardX.event_file_writer import EventFileWriter  # noqa: F401 - is there
     from tensorboardX.proto import event_pb2
 
     done = fit(callbacks=[fx.TensorBoard(tmp_path)])
@@ -268,7 +267,7 @@ def test_a_summary_of_what_ran():
     assert x["state_bytes"] == sum(a.nbytes for a in jax.tree.leaves(done.state))
     assert x["steps"] == 12
     assert x["compilations"] >= 1
-    assert x["first_loss"], x["last_loss"] == tuple(done.history["loss"][[0, -1]])
+    assert (x["first_loss"], x["last_loss"]) == tuple(done.history["loss"][[0, -1]])
     assert x["reason"] == "end of batches"
     again = fx.Summary(show=None)
     fx.fit(fresh, fx.adam(0.2), PARAMS, BATCHES, callbacks=[again], progress=False)

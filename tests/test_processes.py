@@ -84,7 +84,12 @@ def alone(tmp_path_factory):
 def test_all_processes_end_alike(count, tmp_path, alone):
     names = [*TOGETHER][:-1] if count == 2 else ["data_parallel", "uneven_data", "batches_fail"]
     out = ended(
-        start(count, tmp_path, *names, *([] if count == 4 else ["on_its_own", "loss_fails"]))
+        start(
+            count,
+            tmp_path,
+            *names,
+            *([] if count == 4 else ["callback_fails", "on_its_own", "loss_fails"]),
+        )
     )
     assert all((tmp_path / f"{names[-1]}-{i}.json").exists() for i in range(count)), out
     for name in names:
@@ -105,6 +110,9 @@ def test_all_processes_end_alike(count, tmp_path, alone):
             np.testing.assert_allclose(found[0]["loss"], one["loss"], rtol=1e-6)
     if count == 2:
         assert [r["step"] for r in results(tmp_path, 2, "on_its_own")] == [3, 4]
+        ended_so = results(tmp_path, 2, "callback_fails")  # when the others do not wait any more
+        assert [r["step"] for r in ended_so] == [24, 24]
+        assert [r["error"] and r["error"][:17] for r in ended_so].count("ZeroDivisionError") == 1
     else:
         assert sum("/s, loss" in text or "/step, loss" in text for text in out) == 1  # one bar
 

@@ -70,6 +70,11 @@ def test_every_public_name_of_a_module_is_exported():
             "rows_of_groups",
             "sentences",
             "shared_out",
+            "seeds_of",
+            "is_decay",
+            "as_batch",
+            "listen",
+            "opened",
             "stacked",
         }
         assert made - inner <= set(PUBLIC), name

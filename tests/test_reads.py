@@ -284,6 +284,37 @@ def test_circles_and_locks_are_looked_through():
     assert Reads(loss) == Reads(loss)
 
 
+class Odd:
+    """Fails at whatever looks at it."""
+
+    @property
+    def value(self):
+        raise RuntimeError("of the property")
+
+    def __hash__(self):
+        raise RuntimeError("of the hash")
+
+    def __eq__(self, other):
+        raise RuntimeError("of the comparison")
+
+    def __reduce_ex__(self, protocol):
+        raise RuntimeError("of the copy")
+
+
+class OddSlots(Odd):
+    __slots__ = ("there",)
+
+
+@pytest.mark.parametrize("odd", [Odd(), OddSlots(), {1: Odd()}, {Odd}, iter([Odd()])], ids=range(5))
+def test_what_fails_when_it_is_looked_at_ends_no_run(odd):
+    factor = [1.0]
+    loss = lambda p, x: jnp.sum(p["w"] * x * factor[0]) + 0 * (odd is None)  # noqa: E731
+    fit = lambda: fx.fit(loss, fx.sgd(1.0), PARAMS, [(1.0,)], progress=False)  # noqa: E731
+    before = fit().params["w"]
+    factor[0] = 2.0
+    assert np.all(fit().params["w"] < before)
+
+
 def test_our_own_values_are_read_as_they_are_written():
     """Not what they remember of their meaning, which comes with use."""
     tx = fx.adam(fx.warmup_cosine_decay_schedule(0.0, 1.0, 2, 4))

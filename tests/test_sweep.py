@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import adamfx as fx
+from adamfx.training import callbacks
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 3)).astype(np.float32)
@@ -68,20 +69,19 @@ def test_a_member_goes_on_alone():
 
 def test_numbers_alone_are_one_program():
     fresh = lambda p, x, y: loss(p, x, y) * 1.5  # noqa: E731
-    counted = fx.Summary(show=None)
-    counted.begin(type("Run", (), {"step": 0}))
-    before = fx.training.callbacks.COMPILED[0]
+    callbacks.listen()
+    before = callbacks.COMPILED[0]
     fx.sweep(
         fresh, RATES, fx.adam(0.1), init, BATCHES, steps=4, steps_per_dispatch=2, progress=False
     )
-    first = fx.training.callbacks.COMPILED[0] - before
-    before = fx.training.callbacks.COMPILED[0]
+    first = callbacks.COMPILED[0] - before
+    before = callbacks.COMPILED[0]
     other = {"learning_rate": [0.2, 0.3, 0.4], "b2": [0.8, 0.95]}
     fx.sweep(
         fresh, other, fx.adam(0.1), init, BATCHES, steps=4, steps_per_dispatch=2, progress=False
     )
     assert first > 0
-    assert fx.training.callbacks.COMPILED[0] == before  # another grid of this size compiles nothing
+    assert callbacks.COMPILED[0] == before  # another grid of this size compiles nothing
 
 
 def test_what_changes_the_form_is_a_program_of_its_own():
@@ -324,17 +324,13 @@ def test_a_population_is_its_moves_by_hand(seeds):
 def test_a_population_compiles_once_and_ends_well(tmp_path):
     fresh = lambda p, x, y: loss(p, x, y) * 1.75  # noqa: E731
     settings = {"explore_every": 4, "epochs": 4, "steps_per_dispatch": 2, "progress": False}
-    counted = fx.Summary(show=None)
-    counted.begin(type("Run", (), {"step": 0}))
-    fx.population(fresh, GRID, fx.adam(0.1), init, BATCHES, steps=4, **settings)
-    before = fx.training.callbacks.COMPILED[0]
+    callbacks.listen()
+    fx.population(fresh, GRID, fx.adam(0.1), init, BATCHES, **settings)
+    before = callbacks.COMPILED[0]
     found, moves = fx.population(fresh, GRID, fx.adam(0.1), init, BATCHES, **settings)
     assert moves
-    small = (
-        fx.training.callbacks.COMPILED[0] - before
-    )  # rows of trees are chosen, no step is compiled
-    assert small < 30
     again, same = fx.population(fresh, GRID, fx.adam(0.1), init, BATCHES, **settings)
+    assert callbacks.COMPILED[0] == before
     assert same == moves
     np.testing.assert_array_equal(again.scores(), found.scores())
     kept = {**settings, "checkpoints": tmp_path}
@@ -344,9 +340,27 @@ def test_a_population_compiles_once_and_ends_well(tmp_path):
     np.testing.assert_allclose(on.scores(), found.scores(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("settings", [{}, {"halve_every": 4}], ids=["at once", "halving"])
+def test_what_was_complete_is_in_the_error(settings):
+    def batches():
+        yield from BATCHES
+        raise OSError("of the loader")
+
+    with pytest.raises(OSError, match="of the loader") as caught:
+        sweep(RATES, batches=batches(), **settings)
+    found = caught.value.result
+    assert isinstance(found, fx.Sweep)
+    assert len(found.scores()) == len(sweep(RATES).members)
+    assert found.reason == "failed"
+
+
 def test_no_population():
+    with pytest.raises(
+        TypeError, match=r"values\['learning_rate'\] must be numbers, one is constant"
+    ):
+        population({"learning_rate": [fx.constant_schedule(0.1), 0.2]})
     with pytest.raises(ValueError, match="different forms; give numbers alone"):
-        population({"mu_dtype": [None, "bfloat16"]})
+        population({"sync_period": [2, 3]}, fx.lookahead(fx.adam(0.1), 2, 0.5))
     with pytest.raises(ValueError, match="quantile must be in"):
         population(GRID, quantile=0.7)
     with pytest.raises(ValueError, match="params are a tree, so all seeds would be one"):

@@ -92,7 +92,48 @@ def test_ctrl_c_and_numbers_that_are_not_finite():
     assert found.tx == fx.adam(0.1)
 
 
+def assert_equal(a, b):
+    for name in ("loss", "b1"):
+        np.testing.assert_array_equal(a.history[name], b.history[name])
+    for x, y in zip(jax.tree.leaves(a[1:3]), jax.tree.leaves(b[1:3]), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_goes_on_where_it_was_interrupted(tmp_path):
+    settings = {"optimizer": fx.adam(0.3), "every": 1, "epochs": 2}
+    straight = tune(["learning_rate", "b1"], fx.adam(0.01), **settings)
+    kept = {**settings, "checkpoints": tmp_path}
+    first = tune(["learning_rate", "b1"], fx.adam(0.01), turns=3, **kept)
+    assert first.history.rows == 3
+    on = tune(["learning_rate", "b1"], fx.adam(0.01), **kept)
+    assert on.history.rows == straight.history.rows == 10
+    assert_equal(on, straight)
+    assert on.tx == straight.tx
+    again = tune(["learning_rate", "b1"], fx.adam(0.01), **kept)  # there is nothing left
+    assert again.tx == straight.tx
+    with fx.Checkpoints(tmp_path / "each", every=2) as each:
+        tune(["b1"], fx.adam(0.01), turns=5, checkpoints=each, **settings)
+        assert each.steps == [2, 4, 5]
+
+
+def test_an_error_carries_what_was_complete():
+    def batches():
+        yield from BATCHES[:6]
+        raise OSError("of the loader")
+
+    with pytest.raises(OSError, match="of the loader") as caught:
+        tune(["b1"], fx.adam(0.1), every=1, batches=batches())
+    whole = tune(["b1"], fx.adam(0.1), every=1, batches=BATCHES[:6])
+    found = caught.value.result
+    assert found.reason == "failed"
+    assert found.tx == whole.tx
+    assert_equal(found, whole)
+
+
 def test_what_cannot_be_tuned():
+    ragged = [*BATCHES[:2], (X[:5], Y[:5])]
+    with pytest.raises(ValueError, match="batches of a turn must have one shape"):
+        tune(["b1"], fx.adam(0.1), every=2, batches=ragged)
     with pytest.raises(KeyError, match="'b9' is not a hyperparameter"):
         tune(["b9"], fx.adam(0.1))
     with pytest.raises(ValueError, match=r"eps_root must be a number > 0 to be tuned, it is 0\.0"):

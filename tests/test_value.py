@@ -104,9 +104,10 @@ def test_a_block_pickles_into_another_process_and_keeps_its_declarations(tmp_pat
     tx = usermodule.mine(0.5)
     assert jax.tree.leaves(tx) == [0.5]
     load = f"import pickle, sys; sys.path.insert(0, {str(tmp_path)!r}); "
-    load += f"print(pickle.loads({pickle.dumps(tx)!r}))"
+    in_chain = fx.chain(tx, fx.scale(2.0))
+    load += f"print(*pickle.loads({pickle.dumps((tx, in_chain))!r}))"
     done = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True, check=True)
-    assert done.stdout == "mine(0.5)\n"
+    assert done.stdout == "mine(0.5) chain(mine(0.5), scale(2.0))\n"
 
 
 def test_a_block_made_in_a_function_says_so_when_pickled():

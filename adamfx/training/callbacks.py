@@ -5,6 +5,7 @@ fit(loss_fn, tx, params, batches, callbacks=[Table("run.csv"), Summary()])
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ from adamfx import checks
 from adamfx.engine import trees
 from adamfx.training.history import History
 from adamfx.training.interrupts import Interrupts
+from adamfx.training.run import copied
 from adamfx.values.arguments import checked
 from adamfx.values.value import Value
 
@@ -72,7 +74,7 @@ class Running:
     def _copied(self, tree: Tree) -> Tree:
         if self.reason is None:
             self.wait()
-        return None if tree is None or not self._run.intact() else jax.tree.map(_copy, tree)
+        return None if tree is None or not self._run.intact() else copied(tree)
 
 
 class Callback:
@@ -109,7 +111,7 @@ class Summary(Callback):
         self.show, self.numbers = show, {}
 
     def begin(self, run: Running) -> None:
-        _listen()
+        listen()
         self.began, self.from_step, self.compiled = time.monotonic(), run.step, list(COMPILED)
 
     def end(self, run: Running) -> None:
@@ -241,10 +243,6 @@ def _as_callback(x: Any) -> Callback:
     return made
 
 
-def _copy(x: Any) -> Any:
-    return x.copy() if isinstance(x, jax.Array) else x
-
-
 def _bytes(n: int) -> str:
     thousands = min(len(str(n)) - 1, 12) // 3
     return f"{n / 1000**thousands:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[thousands]}"
@@ -253,11 +251,13 @@ def _bytes(n: int) -> str:
 COMPILED = [0, 0.0]  # programs of this process since somebody has asked, and the seconds they took
 
 
-def _listen(begun: list = []) -> None:  # noqa: B006 - of this process
+@functools.cache
+def listen() -> None:
+    """Counts from now on, as long as the process lives."""
+
     def compiled(event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             COMPILED[0] += 1
             COMPILED[1] += duration_secs
 
-    if not begun:
-        begun.append(jax.monitoring.register_event_duration_secs_listener(compiled))
+    jax.monitoring.register_event_duration_secs_listener(compiled)

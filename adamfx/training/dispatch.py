@@ -19,7 +19,7 @@ from adamfx.engine.packed import memories
 from adamfx.engine.placement import summed
 from adamfx.training.interrupts import LEFT, Interrupts
 from adamfx.training.step import training_step
-from adamfx.training.stream import as_array
+from adamfx.training.stream import as_batch
 from adamfx.values.reads import Programs, Reads
 from adamfx.wrappers.monitor import metrics
 
@@ -207,10 +207,7 @@ class Groups:
     def _taken(self) -> Any:
         """The next batch as arrays, LEFT at the end."""
         batch = next(self.stream, LEFT)
-        if batch is LEFT:
-            return batch
-        batch = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-        return jax.tree.map(as_array, batch)
+        return batch if batch is LEFT else as_batch(batch)
 
 
 def _shapes(batch: Tree) -> Any:

@@ -23,7 +23,7 @@ from adamfx.training.callbacks import Callback, Callbacks
 from adamfx.training.dispatch import Groups
 from adamfx.training.history import History
 from adamfx.training.interrupts import LEFT, Interrupts
-from adamfx.training.orbax import Checkpoints
+from adamfx.training.orbax import Checkpoints, opened
 from adamfx.training.run import Fit, Run, copied
 from adamfx.training.stream import Stream
 from adamfx.training.together import Elsewhere, Left, Together
@@ -105,16 +105,15 @@ def fit(
     learning_rate), the scalars of aux and of evaluate; each step's numbers are float32. A
     skip_nonfinite that has had too many in a row ends the run with reason "nonfinite".
     """
-    check(fit, locals())
-    return train(
-        *(loss_fn, tx, params, batches, state, history, has_aux, steps, epochs, steps_per_dispatch),
-        *(evaluate, evaluate_every, stop, progress, checkpoints, callbacks),
-    )
+    given = dict(locals())
+    check(fit, given)
+    return train(**given)
 
 
 def train(
-    loss_fn, tx, params, batches, state, history, has_aux, steps, epochs, steps_per_dispatch,
-    evaluate, evaluate_every, stop, progress, checkpoints, callbacks, members=False,
+    loss_fn, tx, params, batches, *, state=None, history=None, has_aux=False, steps=None, epochs=1,
+    steps_per_dispatch=None, evaluate=None, evaluate_every=100, stop=None, progress=None, checkpoints=None,
+    callbacks=(), members=False,
 ):  # fmt: skip
     """`fit`; with members, of several runs at once, each in a row of tx, params and state."""
     check_computes("fit")
@@ -128,7 +127,7 @@ def train(
     stream = Stream(batches, epochs)
     run, result = None, None
     try:
-        with Interrupts() as interrupts, _kept(checkpoints) as kept:
+        with Interrupts() as interrupts, opened(checkpoints) as kept:
             together = Together(params, interrupts)
             total = interrupts.leavable(_total, batches, epochs, steps)
             total = None if total is LEFT else total
@@ -151,6 +150,7 @@ def train(
                     except Left:
                         reason = "interrupted"
                     result = run.result(reason)
+                    together.in_step = False  # the others are done; what fails now is this one's
                     told.end(reason)
                 except BaseException as error:
                     _tell(together, error)
@@ -307,10 +307,3 @@ def _total(batches: Any, epochs: int, steps: int | None) -> int | None:
     except TypeError:  # there is no length, or asking for it says so
         length = None
     return min((x for x in (length, steps) if x is not None), default=None)
-
-
-def _kept(checkpoints: Any) -> Any:
-    """Checkpoints, or nothing, as a context that closes what was opened here."""
-    if checkpoints is None or isinstance(checkpoints, Checkpoints):
-        return contextlib.nullcontext(checkpoints)
-    return Checkpoints(checkpoints)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
+from adamfx.engine import trees
 from adamfx.training.fit import train
 from adamfx.training.history import History
 from adamfx.training.orbax import Checkpoints
@@ -35,6 +36,7 @@ class Member(NamedTuple):
 class Settings(NamedTuple):
     """What all groups of a sweep have in common."""
 
+    caller: str
     loss_fn: Callable
     has_aux: bool
     steps_per_dispatch: int | None
@@ -42,6 +44,13 @@ class Settings(NamedTuple):
     evaluate_every: int
     progress: bool | None
     checkpoints: str | os.PathLike | None
+
+    def checked(self) -> Settings:
+        every = checks.steps(self.caller, "evaluate_every", self.evaluate_every, 1)
+        together = self.steps_per_dispatch
+        if together is not None:
+            together = checks.steps(self.caller, "steps_per_dispatch", together, 1)
+        return self._replace(evaluate_every=every, steps_per_dispatch=together)
 
 
 class Group:
@@ -81,30 +90,15 @@ class Group:
             for _ in range(kept - self.steps):
                 next(self.stream, None)
         steps = None if until == math.inf else int(until) - begun
-        evaluate = given.evaluate and _of_all(given.evaluate, len(self.rows), evaluated)
-        run = train(
-            *(
-                given.loss_fn,
-                self.tx,
-                self.params,
-                self.stream,
-                state,
-                history,
-                given.has_aux,
-                steps,
-                1,
-            ),
-            *(
-                given.steps_per_dispatch,
-                evaluate,
-                given.evaluate_every,
-                None,
-                given.progress,
-                folder,
-                (),
-            ),
-            members=True,
+        evaluate = given.evaluate and _of_all(
+            given.caller, given.evaluate, len(self.rows), evaluated
         )
+        run = train(
+            given.loss_fn, self.tx, self.params, self.stream, members=True, state=state,
+            history=history, has_aux=given.has_aux, steps=steps,
+            steps_per_dispatch=given.steps_per_dispatch, evaluate=evaluate,
+            evaluate_every=given.evaluate_every, progress=given.progress, checkpoints=folder,
+        )  # fmt: skip
         self.params, self.state, self.history, self.reason = run
         self.steps, self.round = run.history.rows, self.round + 1
         return run
@@ -131,6 +125,7 @@ class Group:
 
 
 def sentences(tx: Any) -> list[tuple[GradientTransformation, dict[str, str]]]:
+    """(transformation, what tells it from others in a table): one, or several by name."""
     if isinstance(tx, Mapping):
         return [
             (GradientTransformation.given("sweep", f"tx[{name!r}]", x), {"optimizer": name})
@@ -139,16 +134,40 @@ def sentences(tx: Any) -> list[tuple[GradientTransformation, dict[str, str]]]:
     return [(GradientTransformation.given("sweep", "tx", tx), {})]
 
 
-def members_of(tx: Any, labels: dict, values: Mapping, seeds: list[int]) -> list[Member]:
+def seeds_of(caller: str, seeds: int | Sequence[int], params: Any) -> list[int]:
+    """Which seeds, of parameters that they can tell apart."""
+    which = (
+        [*range(checks.steps(caller, "seeds", seeds, 1))] if isinstance(seeds, int) else [*seeds]
+    )
+    if not callable(params):
+        trees.check_leaves(caller, "params", params)
+        if len(which) > 1:
+            raise ValueError(
+                f"{caller}: params are a tree, so all seeds would be one; give a function params(key) that "
+                "draws them"
+            )
+    return which
+
+
+def is_decay(name: str, x: float) -> bool:
+    """Whether a hyperparameter counts by its distance from one: b1, b2, decay, momentum."""
+    end = name.split(".")[-1]
+    return 0 < x < 1 and (end in ("decay", "momentum") or (end[:1] == "b" and end[1:].isdigit()))
+
+
+def members_of(
+    caller: str, tx: Any, labels: dict, values: Mapping, seeds: list[int]
+) -> list[Member]:
+    """A sentence with every combination of the values, from every seed."""
     names = [name for name in values if not labels or _has(tx, name)]
     for name in names:
         if isinstance(values[name], str) or not isinstance(values[name], Iterable):
             raise TypeError(
-                f"sweep: values[{name!r}] must be a list of what {name} is to be, got {values[name]!r}"
+                f"{caller}: values[{name!r}] must be a list of what {name} is to be, got {values[name]!r}"
             )
     given = {name: list(values[name]) for name in names}
     if empty := [name for name, x in given.items() if not x]:
-        raise ValueError(f"sweep: there are no values of {', '.join(empty)}")
+        raise ValueError(f"{caller}: there are no values of {', '.join(empty)}")
     combinations = [dict(zip(names, x, strict=True)) for x in itertools.product(*given.values())]
     txs = [tx.replace(**x) for x in combinations]
     return [
@@ -234,13 +253,13 @@ def _nbytes(tree: Tree) -> int:
     )
 
 
-def _of_all(evaluate: Callable, n: int, names: list[str]) -> Callable:
+def _of_all(caller: str, evaluate: Callable, n: int, names: list[str]) -> Callable:
     """An evaluation of all members from that of one, traced once or called for each; notes its names."""
     traced = jax.jit(jax.vmap(evaluate))
 
     def one_by_one(params: Tree, state: Any) -> dict[str, np.ndarray]:
         rows = [jax.tree.map(operator.itemgetter(i), (params, state)) for i in range(n)]
-        found = [_named(checks.call("sweep", "evaluate", evaluate, *row)) for row in rows]
+        found = [_named(checks.call(caller, "evaluate", evaluate, *row)) for row in rows]
         return {name: np.array([float(x[name]) for x in found]) for name in found[0]}
 
     how = [lambda params, state: _named(traced(params, state)), one_by_one]

@@ -6,6 +6,7 @@ with fx.Checkpoints("run", every=1000) as checkpoints:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import warnings
@@ -152,6 +153,10 @@ class Checkpoints:
 
     def notes(self, step: int) -> dict[str, Any]:
         """What was noted beside a checkpoint; `fit` notes the sentence and the position in the batches."""
+        if step not in self.steps:
+            raise FileNotFoundError(
+                f"Checkpoints.notes: {self.folder} has no checkpoint of step {step}; there are {self.steps}"
+            )
         return dict(self._manager.metadata(step).custom_metadata or {})
 
     def restore(self, like: Tree, step: int | None = None, partial: bool = False) -> Tree:
@@ -237,6 +242,13 @@ class Checkpoints:
             stacklevel=3,
         )
         return {"score": -float("inf")}
+
+
+def opened(checkpoints: Any) -> Any:
+    """Checkpoints, or nothing, as a context that closes what was opened here."""
+    if checkpoints is None or isinstance(checkpoints, Checkpoints):
+        return contextlib.nullcontext(checkpoints)
+    return Checkpoints(checkpoints)
 
 
 def _foreign(folder: str) -> str | None:

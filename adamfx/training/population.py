@@ -11,7 +11,15 @@ import jax
 import numpy as np
 
 from adamfx import checks
-from adamfx.training.members import Group, Settings, members_of, rows_of_groups, sentences, stacked
+from adamfx.training.members import (
+    Group,
+    Settings,
+    is_decay,
+    members_of,
+    rows_of_groups,
+    seeds_of,
+    stacked,
+)
 from adamfx.training.stream import Stream
 from adamfx.training.sweep import Sweep
 from adamfx.transformation import GradientTransformation
@@ -62,8 +70,8 @@ def population(
     Args:
       explore_every: steps between two such moments, >= 1.
       quantile: which part is the worst, and which the best, in (0, 0.5].
-      factors: by one of which a number is multiplied, drawn at random; decays (below 1) change their distance
-        from 1.
+      factors: by one of which a number is multiplied, drawn at random; decays (b1, b2, decay, momentum)
+        change their distance from 1.
       seed: of what is drawn.
       The others as for `sweep`. The values are numbers, such that all members have one form.
 
@@ -71,20 +79,18 @@ def population(
     """
     check(population, locals())
     explore_every = checks.steps("population", "explore_every", explore_every, 1)
+    epochs = checks.steps("population", "epochs", epochs, 1)
     checks.choice("population", "mode", mode, ("min", "max"))
     if not 0 < quantile <= 0.5:
         raise ValueError(f"population: quantile must be in (0, 0.5], got {quantile}")
-    which = (
-        [*range(checks.steps("population", "seeds", seeds, 1))]
-        if isinstance(seeds, int)
-        else list(seeds)
-    )
-    if len(which) > 1 and not callable(params):
-        raise ValueError(
-            "population: params are a tree, so all seeds would be one; give a function params(key)"
-        )
-    ((made, labels),) = sentences(tx)
-    members = members_of(made, labels, values, which)
+    which = seeds_of("population", seeds, params)
+    tx = GradientTransformation.given("population", "tx", tx)
+    members = members_of("population", tx, {}, values, which)
+    for name, x in ((name, x) for m in members for name, x in m.values.items()):
+        if isinstance(x, bool) or not isinstance(x, (int, float)):
+            raise TypeError(
+                f"population: values[{name!r}] must be numbers, one is {x!r}; or use sweep"
+            )
     each = rows_of_groups(members, values, params, len(members))
     if len(each) > 1:
         raise ValueError(
@@ -94,14 +100,15 @@ def population(
     ((rows),) = each
     group = Group("population", rows, members, values, params, Stream(batches, epochs))
     given = Settings(
-        *(loss_fn, has_aux, steps_per_dispatch, evaluate, evaluate_every, progress, checkpoints)
-    )
+        *("population", loss_fn, has_aux),
+        *(steps_per_dispatch, evaluate, evaluate_every, progress, checkpoints),
+    ).checked()
     found = Sweep(members, score, 1 if mode == "min" else -1)
     evaluated: list[str] = []
     last = math.inf if steps is None else checks.steps("population", "steps", steps)
     until, moves, draw = min(explore_every, last), [], np.random.default_rng(seed)
     while True:
-        found.add(rows, group.train(given, until, evaluated), evaluated)
+        found.train(group, given, until, evaluated)
         if not group.goes_on or until == last:
             return found, moves
         order, n = found.ranked(rows), max(1, round(quantile * len(rows)))
@@ -109,7 +116,7 @@ def population(
         for loser in order[-n:] if len(rows) > 1 else []:
             at[loser] = parent = int(draw.choice(order[:n]))
             changed = {
-                name: _changed(float(members[parent].values[name]), float(draw.choice(factors)))
+                name: _changed(name, members[parent].values[name], float(draw.choice(factors)))
                 for name in sorted(numbers)
             }
             moves.append(Move(group.steps, loser, parent, changed))
@@ -123,6 +130,6 @@ def population(
         until = min(until + explore_every, last)
 
 
-def _changed(x: float, factor: float) -> float:
-    """x times the factor; of a number in [0.5, 1), a decay, its distance from 1."""
-    return float(f"{1 - (1 - x) * factor if 0.5 <= x < 1 else x * factor:.6g}")
+def _changed(name: str, x: float, factor: float) -> float:
+    """x times the factor; of a decay, its distance from 1, which stays a distance."""
+    return float(f"{1 - min((1 - x) * factor, 1) if is_decay(name, x) else x * factor:.6g}")

@@ -37,6 +37,11 @@ def as_array(x: Any) -> Any:
     return x
 
 
+def as_batch(x: Any) -> tuple:
+    """A batch as the arguments after params, arrays of its own."""
+    return jax.tree.map(as_array, tuple(x) if isinstance(x, (tuple, list)) else (x,))
+
+
 class Stream:
     """The batches of all epochs, one by one; each iterator is asked for when its epoch begins, once.
 

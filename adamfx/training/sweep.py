@@ -14,10 +14,17 @@ import jax
 import numpy as np
 
 from adamfx import checks
-from adamfx.engine import trees
 from adamfx.notebook.pictures import sweep_figure
 from adamfx.training.history import History
-from adamfx.training.members import Group, Member, Settings, members_of, rows_of_groups, sentences
+from adamfx.training.members import (
+    Group,
+    Member,
+    Settings,
+    members_of,
+    rows_of_groups,
+    seeds_of,
+    sentences,
+)
 from adamfx.training.stream import Stream
 from adamfx.transformation import GradientTransformation
 from adamfx.values.arguments import check, checked
@@ -29,7 +36,7 @@ TAIL = 0.1  # of the steps: over their losses the score is the mean
 class Sweep:
     """What a sweep has found; its rows are the members.
 
-    `table` (columns by name: `pandas.DataFrame(found.table)`), `best`, `history`, `params`, `states`.
+    `table` (columns by name: `pandas.DataFrame(found.table)`), `best`, `history`, `params`, `state`.
     """
 
     def __init__(self, members: list[Member], score: str | None, sign: int):
@@ -38,11 +45,16 @@ class Sweep:
         self._where: dict[int, tuple[int, int]] = {}  # of each member: which run, and its row there
         self.reason = "steps"
 
-    def add(self, rows: Sequence[int], run: Any, evaluated: list[str]) -> None:
-        """Takes in a run of these members, or how they went on."""
-        self._where |= {i: (len(self._runs), row) for row, i in enumerate(rows)}
-        self._runs.append(run)
-        self.reason = run.reason
+    def train(self, group: Group, given: Settings, until: float, evaluated: list[str]) -> None:
+        """Lets a group go on, and takes in what came of it; of an error, too: `error.result`."""
+        try:
+            run = group.train(given, until, evaluated)
+        except BaseException as error:
+            if hasattr(error, "result"):
+                self._add(group.rows, error.result)  # type: ignore[attr-defined]
+                error.result = self.ended()  # type: ignore[attr-defined]
+            raise
+        self._add(group.rows, run)
         columns = {name.partition("[")[0] for name in run.history}
         if self.score is None:
             self.score = evaluated[0] if evaluated else "loss"
@@ -51,6 +63,11 @@ class Sweep:
                 f"sweep: no column {self.score!r} to judge by; the histories have "
                 f"{', '.join(sorted(columns))}"
             )
+
+    def _add(self, rows: Sequence[int], run: Any) -> None:
+        self._where |= {i: (len(self._runs), row) for row, i in enumerate(rows)}
+        self._runs.append(run)
+        self.reason = run.reason
 
     def ended(self) -> Sweep:
         """Itself, without members that have not begun."""
@@ -193,22 +210,16 @@ def sweep(
     """
     check(sweep, locals())
     checks.choice("sweep", "mode", mode, ("min", "max"))
-    counted = isinstance(seeds, int)
-    which = [*range(checks.steps("sweep", "seeds", seeds, 1))] if counted else list(seeds)
-    if len(which) > 1 and not callable(params):
-        raise ValueError(
-            "sweep: params are a tree, so all seeds would be one; give a function params(key) that draws "
-            "them"
-        )
-    if not callable(params):
-        trees.check_leaves("sweep", "params", params)
+    which = seeds_of("sweep", seeds, params)
     if at_once is not None:
         at_once = checks.steps("sweep", "at_once", at_once, 1)
     if halve_every is not None:
         halve_every = checks.steps("sweep", "halve_every", halve_every, 1)
     steps = None if steps is None else checks.steps("sweep", "steps", steps)
     epochs = checks.steps("sweep", "epochs", epochs, 1)
-    members = [m for tx, labels in sentences(tx) for m in members_of(tx, labels, values, which)]
+    members = [
+        m for tx, labels in sentences(tx) for m in members_of("sweep", tx, labels, values, which)
+    ]
     each = rows_of_groups(members, values, params, at_once)
     if len(each) > 1 and isinstance(batches, Iterator):
         raise ValueError(
@@ -220,8 +231,9 @@ def sweep(
         for n, rows in enumerate(each)
     ]
     given = Settings(
-        *(loss_fn, has_aux, steps_per_dispatch, evaluate, evaluate_every, progress, checkpoints)
-    )
+        *("sweep", loss_fn, has_aux),
+        *(steps_per_dispatch, evaluate, evaluate_every, progress, checkpoints),
+    ).checked()
     found = Sweep(members, score, 1 if mode == "min" else -1)
     evaluated: list[str] = []
     last = math.inf if steps is None else steps
@@ -229,7 +241,7 @@ def sweep(
     while True:
         for group in groups:
             if group.goes_on:
-                found.add(group.rows, group.train(given, until, evaluated), evaluated)
+                found.train(group, given, until, evaluated)
             if group.reason == "interrupted":
                 return found.ended()
         left = [group for group in groups if group.goes_on]

@@ -6,6 +6,7 @@ found = tune(loss_fn, ["learning_rate", "b1"], tx, params, batches, optimizer=ad
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,9 +19,11 @@ from adamfx.engine import trees
 from adamfx.training.bar import Bar
 from adamfx.training.history import History
 from adamfx.training.interrupts import LEFT, Interrupts
+from adamfx.training.members import is_decay
+from adamfx.training.orbax import Checkpoints, opened
 from adamfx.training.run import copied
 from adamfx.training.step import training_step
-from adamfx.training.stream import Stream, as_array
+from adamfx.training.stream import Stream, as_batch
 from adamfx.transformation import GradientTransformation
 from adamfx.updates import apply_updates
 from adamfx.values.arguments import check
@@ -37,7 +40,7 @@ class Tuned(NamedTuple):
     params: Tree
     state: Tree
     history: History  # of each turn: loss, and each hyperparameter by its name
-    reason: str  # "end of batches", "turns", "interrupted", "nonfinite"
+    reason: str  # "end of batches", "turns", "interrupted", "nonfinite"; of an error "failed"
 
 
 def tune(
@@ -53,6 +56,7 @@ def tune(
     epochs: int = 1,
     restart: bool = False,
     progress: bool | None = None,
+    checkpoints: Checkpoints | str | os.PathLike | None = None,
 ) -> Tuned:
     """Trains, and every few steps moves the hyperparameters against their gradient.
 
@@ -69,11 +73,15 @@ def tune(
       every: steps of a turn, >= 1. Memory grows with it: all of them are kept for the derivative.
       turns: how many at most; None: until the batches end.
       restart: whether each turn begins from `params` anew, for the hyperparameters of the first steps.
+      checkpoints: a folder, or `Checkpoints` (whose `every` counts turns), from which the same call goes on;
+        batches that were trained on before are passed over. Needs Orbax.
 
-    Ctrl-C ends it after the turn. Raises ValueError for a hyperparameter that is not a positive number.
+    Ctrl-C ends it after the turn; what the batches raise carries what was complete as `error.result`.
+    Raises ValueError for a hyperparameter that is not a positive number, or batches of several shapes.
     """
     check(tune, locals())
     every = checks.steps("tune", "every", every, 1)
+    epochs = checks.steps("tune", "epochs", epochs, 1)
     turns = None if turns is None else checks.steps("tune", "turns", turns)
     trees.check_leaves("tune", "params", params)
     tx = GradientTransformation.given("tune", "tx", tx)
@@ -83,42 +91,62 @@ def tune(
     for full, x in numbers.items():
         if isinstance(x, bool) or not isinstance(x, (int, float)) or x <= 0:
             raise ValueError(f"tune: {full} must be a number > 0 to be tuned, it is {x!r}")
-    decays = frozenset(n for n, x in numbers.items() if _is_decay(n, x))
+    decays = frozenset(n for n, x in numbers.items() if is_decay(n, x))
     free = {n: _to_free(jnp.asarray(x, float), n in decays) for n, x in numbers.items()}
     reads = Reads(loss_fn, *tx.form.functions, *optimizer.form.functions)
     turn, mark = _turn(reads, tx.form, every, decays)
-    stream = (jax.tree.map(as_array, _as_tuple(b)) for b in Stream(batches, epochs))
+    stream = map(as_batch, Stream(batches, epochs))
     params = copied(params)
     state, outer = tx.init(params), optimizer.init(free)
-    start, history, reason = (params, state), History(), "turns"
-    with Interrupts() as interrupts, Bar(progress, turns) as bar:
-        for n in itertools.count(1):
-            if turns is not None and n > turns:
-                break
+    start, history = (params, state), History()
+
+    def result(reason: str) -> Tuned:
+        last = {n: float(f"{float(_to_number(x, n in decays)):.6g}") for n, x in free.items()}
+        return Tuned(tx.replace(**last), params, state, history, reason)
+
+    def turns_left(kept: Checkpoints | None, interrupts: Interrupts, bar: Bar) -> str:
+        """Why they end."""
+        nonlocal params, state, free, outer, history
+        while turns is None or history.rows < turns:
             taken = interrupts.leavable(_take, stream, every + 1)
             if interrupts.pressed or taken is LEFT:
-                reason = "interrupted"
-                break
+                return "interrupted"
             if taken is None:
-                reason = "end of batches"
-                break
+                return "end of batches"
+            begun = start if restart else (params, state)
             with reading(mark):
-                params, state, value, gradient = turn(
-                    tx, free, *(start if restart else (params, state)), taken
-                )
-            found = {at[name]: float(_to_number(x, name in decays)) for name, x in free.items()}
-            history.extend({"step": np.array([n]), "loss": np.array([float(value)])})
-            history.record(found)
-            bar.update(
-                1, {"loss": f"{float(value):.3g}", **{k: f"{x:.3g}" for k, x in found.items()}}
-            )
+                params, state, value, gradient = turn(tx, free, *begun, taken)
+            found = {at[n]: float(_to_number(x, n in decays)) for n, x in free.items()}
+            row = {"step": history.rows + 1, "loss": float(value), **found}
+            history.extend({name: np.array([x]) for name, x in row.items()})
+            bar.update(1, {name: f"{x:.3g}" for name, x in row.items() if name != "step"})
             if not all(bool(jnp.isfinite(g)) for g in gradient.values()):
-                reason = "nonfinite"
-                break
+                return "nonfinite"
             updates, outer = optimizer.update(gradient, outer, free)
             free = apply_updates(free, updates)
-    best = {name: float(f"{float(_to_number(x, name in decays)):.6g}") for name, x in free.items()}
-    return Tuned(tx.replace(**best), params, state, history, reason)
+            if kept is not None and kept.every and history.rows % kept.every == 0:
+                kept.save(history.rows, all_of_it())
+        return "turns"
+
+    def all_of_it() -> dict:
+        run = {"params": params, "state": state, "history": history}
+        return {**run, "free": free, "outer": outer}
+
+    try:
+        with Interrupts() as interrupts, opened(checkpoints) as kept, Bar(progress, turns) as bar:
+            if kept is not None and kept.latest is not None:
+                there = kept.restore(all_of_it())
+                params, state, history = there["params"], there["state"], there["history"]
+                free, outer = there["free"], there["outer"]
+                for _ in itertools.islice(stream, kept.latest * (every + 1)):
+                    pass
+            reason = turns_left(kept, interrupts, bar)
+            if kept is not None and history.rows and kept.latest != history.rows:
+                kept.save(history.rows, all_of_it())
+    except BaseException as error:
+        error.result = result("failed")  # type: ignore[attr-defined]
+        raise
+    return result(reason)
 
 
 @Programs
@@ -151,17 +179,13 @@ def _turn(reads: Reads, form: Any, every: int, decays: frozenset[str]) -> Callab
 def _take(stream: Iterator, n: int) -> Any:
     """n batches, stacked; None where there are fewer."""
     taken = list(itertools.islice(stream, n))
+    shapes = {str(jax.tree.map(np.shape, batch)) for batch in taken}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"tune: the batches of a turn must have one shape, got {' and '.join(sorted(shapes))}; drop the "
+            "smaller one"
+        )
     return None if len(taken) < n else jax.tree.map(lambda *xs: np.stack(xs), *taken)
-
-
-def _as_tuple(batch: Any) -> tuple:
-    return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-
-
-def _is_decay(name: str, x: float) -> bool:
-    """A number between 0 and 1 by its meaning: b1, b2, decay, momentum."""
-    end = name.split(".")[-1]
-    return x < 1 and (end in ("decay", "momentum") or (end[:1] == "b" and end[1:].isdigit()))
 
 
 def _to_free(x: jax.Array, decay: bool) -> jax.Array:

@@ -88,6 +88,9 @@ class Container:
         self.size = sum(item.size for item in items)
         self.functions = tuple(f for item in items for f in item.functions)
 
+    def __reduce__(self):  # not with the functions: of a block of a user they are what it decorates
+        return Container, (self.kind, self.names, self.items)
+
     def __eq__(self, other: object) -> bool:
         mine = (self.kind, self.names, self.items)
         return isinstance(other, Container) and mine == (other.kind, other.names, other.items)

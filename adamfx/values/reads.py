@@ -50,11 +50,10 @@ class Reads:
         try:
             for function in functions:
                 walk.into(function)
-            self.known = True
-        except (_TooMuch, RecursionError):
-            self.known = False
+            self._hash, self.known = hash(tuple(walk.found)), True
+        except Exception:  # too much, or something of a user's that cannot be looked at
+            self._hash, self.known = id(self), False
         self.found, self.met = tuple(walk.found), walk.functions
-        self._hash = hash(self.found)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Reads):
@@ -221,7 +220,7 @@ class _Walk:
             return self.note(type(x), x)  # a dtype, a device, a date
         try:  # a deque, a random generator: what pickle would keep
             made = x.__reduce_ex__(4)
-        except TypeError:
+        except Exception:  # a lock, a file, a connection
             return self.note(_Same(x))
         self.all(list(y) if isinstance(y, Iterator) else y for y in made)
 
@@ -258,7 +257,7 @@ def _can_be_kept(x: Any) -> bool:
         return False
     try:
         return isinstance(hash(x), int) and type(x).__weakrefoffset__ > 0
-    except TypeError:
+    except Exception:
         return False
 
 
