@@ -17,7 +17,7 @@ from adamfx.values.constructor import Exact
 
 @block
 def clip(max_delta: Rate):
-    """u <- u held within [-max_delta, max_delta], elementwise.
+    """u <- max(-max_delta, min(u, max_delta)), elementwise.
 
     Args:
       max_delta: >= 0, or a schedule.
@@ -50,7 +50,7 @@ def clip_by_norm(max_norm: Rate):
 
 @block
 def clip_by_global_norm(max_norm: Rate):
-    """u <- u min(1, max_norm / |u|), |u| the norm over all leaves.
+    """u <- u min(1, max_norm / |u|_all), |u|_all the norm over all leaves.
 
     The norm is one reduction; the factor is multiplied in by the leafwise run that follows, without
     a pass of its own. Pascanu et al. 2013, algorithm 1.

@@ -80,9 +80,9 @@ def orthogonalize(
     dtype: Floating = None,
     adaptive: bool = False,
 ):
-    """u <- about U V^T, where u = U S V^T: every singular value goes near one. The word of Muon.
+    """About U V^T of u = U S V^T: every singular value goes near one. The word of Muon.
 
-    X = u / (margin |u| + eps), then for each (a, b, c): X <- a X + (b A + c A^2) X, A = X X^T on the smaller
+    X = u / (margin |u| + eps), then for each (a, b, c): X' = a X + (b A + c A^2) X, A = X X^T on the smaller
     side (Newton-Schulz). Jordan et al. 2024. Remembers nothing.
 
     Args:
@@ -148,7 +148,7 @@ SHAPES = {
 
 @block
 def scale_by_shape(by: str = "fan", factor: Dynamic = 1.0, outputs: int = -1):
-    """u <- factor s u, with s from the shape of the matrix.
+    """The matrix times a factor, and a number s made from its shape.
 
     Args:
       by: "fan" sqrt(max(1, outputs / inputs)) (Jordan, torch, optax); "max" sqrt(max(inputs, outputs)), which
@@ -171,7 +171,7 @@ def scale_by_shape(by: str = "fan", factor: Dynamic = 1.0, outputs: int = -1):
 
 @block
 def normalize_over(axis: int | None = None, rms: bool = False, eps: Exact = 0.0):
-    """u <- u / (|u| + eps), the norm over this axis; a zero u stays zero.
+    """u / (|u| + eps), the norm over this axis; a zero u stays zero.
 
     Args:
       axis: -1: each row, all weights that leave an input; -2: each column, all that enter an output; None:

@@ -98,6 +98,15 @@ class Value:
                 parts.append(_show(x))
         return f"{constructor.name}({', '.join(parts)})"
 
+    def _repr_latex_(self) -> str | None:
+        """The update rule, for a notebook; None where there is none to tell."""
+        try:
+            from adamfx.notebook.equations import latex
+
+            return f"$$\n{latex(self)}\n$$"
+        except Exception:  # looking at a value must never fail
+            return None
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Value):
             return NotImplemented

@@ -20,18 +20,25 @@ from adamfx.values.constructor import Dynamic, Exact, Inner
 
 @block
 def average_iterates(learning_rate: Rate, b1: Exact = 0.9, weight_lr_power: Exact = 2.0):
-    """z <- z + u,  x <- (1 - c) x + c z,  p <- (1 - b1) z + b1 x: the last word of a schedule-free sentence.
+    """The last word of a schedule-free sentence, from z_0 <- p and a_0 <- p:
 
-    c = w / sum of w, w = (the largest learning rate so far)^power. The gradient is taken at p, the model is
-    to be used at x = (p - (1 - b1) z) / b1: `tx.evaluate_at(state, params)`. Needs params. Defazio et al.
-    2024, equations 6 to 8; optax reads the rate of c one step late.
+        l <- max(l, alpha)
+        w <- l^weight_lr_power
+        q <- q + w
+        z <- z + u
+        a <- (1 - w / q) a + w / q z
+        p' <- (1 - b1) z + b1 a
+
+    The gradient is taken at p, the model is to be used at a, the paper's x: `tx.evaluate_at(state, params)`,
+    made as (p - (1 - b1) z) / b1. Needs params. Defazio et al. 2024, equations 6 to 8; optax reads the rate
+    one step late.
 
     Args:
-      learning_rate: that of the words before, a number or a schedule.
+      learning_rate: alpha >= 0, that of the words before, or a schedule.
       b1: in (0, 1).
       weight_lr_power: >= 0; 0 weighs all steps alike.
 
-    Remembers `z`, and `largest_rate` and `weight`, the sum of w.
+    Remembers `z`, and `largest_rate` and `weight`, l and q.
     """
     name = "average_iterates"
     checks.decay(name, b1, "b1")

@@ -1,0 +1,109 @@
+"""What the docstring of a word says of its rule, for the arguments of a value.
+
+A block's docstring states its rule once, as `name <- expression` (notebook.mathematics): u is the update that
+comes in and goes out, p the parameter, p' the next one, g the gradient, m and v the moments between
+`scale_by_moments` and the division, t the step, n the steps done before. x_prev is x of the step before, x_0
+where it starts (0, where nothing is said). An argument is called by its name, or by the letter with which its
+entry among the Args begins (`decay: b in [0, 1)`). What depends on an argument is said in its entry:
+
+    where: "in": u <- m / sqrt(v + eps); ...    in place of the statement of the same name, for this value
+    decay: b in [0, 1): m <- ...                in place of it, where anything but None is given
+    lag: "second": then v <- v_prev             after all others
+    side: "first": m <- m / w1 only             in place of all others
+    After `bias_correct`, m <- ...              where that word stands before
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import adamfx
+from adamfx.notebook.mathematics import Tree, statements
+from adamfx.pages import entries
+
+Rule = list[tuple[str, Tree]]
+
+
+def _doc(function: Callable) -> tuple[str, dict[str, str]]:
+    """The text before the Args, and the entries of these."""
+    doc = inspect.cleandoc(function.__doc__ or "")
+    found = entries(doc)
+    for name, text in found.items():
+        other = re.search(r"as in `(\w+)`", text)
+        if other and hasattr(adamfx, other[1]):
+            found[name] = entries(getattr(adamfx, other[1]).__doc__).get(name, text)
+    return re.split(r"\n\nArgs:", doc)[0], found
+
+
+def named(function: Callable, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that are given, by name and by letter: `decay: b in [0, 1)`, `betas: b1, b2 in [0, 1)`."""
+    found = {n: x for n, x in arguments.items() if x is not None}
+    for n, text in _doc(function)[1].items():
+        letters = re.match(r"([a-zA-Z]\w*(?:, [a-zA-Z]\w*)*)(?= in [\[(]| >)", text)
+        if letters and n in found:
+            names, x = letters[1].split(", "), found[n]
+            found |= dict(zip(names, x if isinstance(x, tuple) else [x], strict=False))
+        if isinstance(found.get(n), tuple) and found[n] and isinstance(found[n][0], str):
+            found |= dict.fromkeys(re.findall(r'\("\w+", (\w+)\): ', text), found[n][1])
+    return found
+
+
+def _holds(literal: str | None, value: Any) -> bool:
+    """Whether a value is the literal; of a pair such as ("distance", a) the word."""
+    if literal is None:
+        return value is not None
+    if literal[0] == "(":
+        return isinstance(value, tuple) and literal.startswith(f'("{value[0]}",')
+    return repr(value).replace("'", '"') == literal
+
+
+def _stands(text: str, before: tuple[str, ...]) -> bool:
+    """Whether the word stands before of which a statement says: after `word`, ..."""
+    after = re.search(r"[Aa]fter\s+`(\w+)`[,:] $", text)
+    return after is None or after[1] in before
+
+
+def _chosen(text: str, value: Any, before: tuple[str, ...]) -> tuple[Rule, Rule, bool]:
+    """(in place of others of the name, after all others, whether of all) that an entry says for a value."""
+    replaces, then, only, literal, at, last = [], [], False, None, 0, False
+    for begin, end, name, tree in statements(text):
+        between = text[at:begin]
+        found = re.findall(r'("\w*"|True|False|None|\("\w+", \w+\)): ', between)
+        literal = found[-1] if found else literal
+        last = between.endswith("then ") or (last and not found)
+        at = end
+        if _holds(literal, value) and _stands(text[:begin], before):
+            (then if last else replaces).append((name, tree))
+            only |= text[end:].startswith(" only")
+    return replaces, then, only
+
+
+def rule(function: Callable, arguments: dict[str, Any], before: tuple[str, ...] = ()) -> Rule:
+    """The statements of a docstring for these arguments, behind these words."""
+    text, said = _doc(function)
+    found: dict[str, Tree] = {}
+    for begin, _, name, tree in statements(text):
+        if _stands(text[:begin], before):
+            found[name] = tree
+    behind: Rule = []
+    for n, entry in said.items():
+        replaces, then, only = _chosen(entry, arguments.get(n), before)
+        behind += then
+        new = {name: tree for name, tree in replaces if name not in found}
+        found = dict(replaces) if only else new | found | dict(replaces)
+    return sorted([*found.items(), *behind], key=_order)
+
+
+def _order(statement: tuple[str, Tree]) -> int:
+    """First x, which another statement is made of, then where things start."""
+    return 0 if statement[0] == "x" else 1 if statement[0].endswith("_0") else 2
+
+
+def first_sentence(function: Callable) -> str:
+    doc = inspect.cleandoc(function.__doc__ or "").split("\n\n")[0]
+    return re.split(r"(?<=[\w)])(?:: |\. (?=[A-Z]))", " ".join(doc.split()).rstrip(".") + " ")[
+        0
+    ].strip()
