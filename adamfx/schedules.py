@@ -93,9 +93,10 @@ def polynomial_schedule(
     transition_steps: int,
     transition_begin: int = 0,
 ):
-    """s <- max(0, min(1, (n - transition_begin) / transition_steps)), the part of the transition that is done.
+    """y <- end_value + (init_value - end_value) (1 - s)^power, s the part of the transition that is done.
 
-    y <- end_value + (init_value - end_value) (1 - s)^power; init_value throughout if transition_steps is 0.
+    s <- max(0, min(1, (n - transition_begin) / transition_steps)); with transition_steps 0 it is init_value
+    throughout.
     """
     transition_steps = checks.steps("polynomial_schedule", "transition_steps", transition_steps)
     transition_begin = checks.steps("polynomial_schedule", "transition_begin", transition_begin)
@@ -115,8 +116,8 @@ def linear_schedule(
 ):
     """From init to end in a straight line: polynomial_schedule with power 1.
 
-    s <- max(0, min(1, (n - transition_begin) / transition_steps)),
-    y <- init_value + (end_value - init_value) s.
+    y <- init_value + (end_value - init_value) s, s <- max(0, min(1, (n - transition_begin) /
+    transition_steps)).
     """
     straight = polynomial_schedule(init_value, end_value, 1.0, transition_steps, transition_begin)
     return straight.meaning

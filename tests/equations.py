@@ -147,11 +147,8 @@ class Parser:
 
     def take(self, *wanted):
         token = self.peek()
-        assert token and (not wanted or token in wanted), (
-            wanted,
-            self.tokens[self.at :],
-            self.text,
-        )
+        assert token, self.text
+        assert not wanted or token in wanted, (wanted, self.tokens[self.at :], self.text)
         self.at += 1
         return token
 

@@ -32,7 +32,10 @@ def stepped(tx):
 
 # Said in words, for there is no formula of one line: the noise is random; bases, factors and projections
 # come from decompositions; several traces, whose number is an argument.
-WORDS = ["noisy_sgd", "aggmo", "muon", "normuon", "muonh", "scion", "shampoo", "soap", "kl_soap", "kron", "galore", "apollo"]
+WORDS = (
+    *("noisy_sgd", "aggmo", "muon", "normuon", "muonh", "scion", "shampoo", "soap", "kl_soap"),
+    *("kron", "galore", "apollo"),
+)
 
 
 def evaluated(text):
@@ -54,7 +57,7 @@ def evaluated(text):
 def groups(text):
     """(mask, rows) of each group of leaves, that of all others last."""
     heads = r"& \\text{partition.*\n|& \\text{\w+, (.*):} \\\\\n|& \\text{default:} \\\\\n"
-    head, *parts = re.split(heads, text)
+    _, *parts = re.split(heads, text)
     if not parts:
         return [(None, text)]
     return [

@@ -93,8 +93,9 @@ def radial_brake(learning_rate: Rate, outward: Dynamic = 0.5, cautious_decay: Dy
         r <- max(|p| - alpha <u, p> / |p|, 0)
         p' <- r q / |q| (1 - alpha cautious_decay [u p > 0])
 
-    First u is damped as by `damp_outward`; at last p' shrinks where u and p have one sign. In place of `scale_by_lr`, as the last word. Needs
-    params. A zero p stays zero. Remembers `learning_rate`, a readout. From the modded-nanogpt record of 2026.
+    First u is damped as by `damp_outward`; at last p' shrinks where u and p have one sign. In place of
+    `scale_by_lr`, as the last word. Needs params. A zero p stays zero. Remembers `learning_rate`, a readout.
+    From the modded-nanogpt record of 2026.
 
     Args:
       learning_rate: alpha >= 0, or a schedule.

@@ -66,7 +66,8 @@ def scale_by_trust_ratio(
 ):
     """r <- trust_coefficient max(|p|, min_norm) / (max(|u|, min_norm) + eps), u <- (r + [r = 0]) u, by leaf.
 
-    Where |p| or |u| is 0, so is r, and u stays as it is. Needs params. You et al. 2017 (LARS, algorithm 1), 2020 (LAMB, algorithm 2).
+    Where |p| or |u| is 0, so is r, and u stays as it is. Needs params. You et al. 2017 (LARS, algorithm 1),
+    2020 (LAMB, algorithm 2).
 
     Args:
       min_norm: both norms are at least this.

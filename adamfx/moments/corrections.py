@@ -110,7 +110,8 @@ def nesterov(decay: Decay | None = None):
 def running_max():
     """The largest second moment so far: v_max <- max(v_max, v), v <- v_max.
 
-    Before bias_correct it is torch's AMSGrad, after it optax's. Remembers `nu_max`. Reddi et al. 2018, algorithm 2.
+    Before bias_correct it is torch's AMSGrad, after it optax's. Remembers `nu_max`. Reddi et al. 2018,
+    algorithm 2.
     """
 
     def init(p):

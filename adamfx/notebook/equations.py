@@ -380,7 +380,7 @@ def _schedule(page: _Page, x: Value) -> str:
 
 
 def latex(tx: Any) -> str:
-    """The update rule of a transformation, an estimator or a schedule as LaTeX, in the letters of the Adam paper."""
+    """The update rule of a transformation, an estimator or a schedule as LaTeX, in the letters of Adam's paper."""
     page = _Page()
     if hasattr(tx, "blocks"):
         page.sentence(tx)

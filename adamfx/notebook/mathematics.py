@@ -1,10 +1,11 @@
 """The mathematics of docstrings: `u <- u min(1, max_norm / |u|)` as a tree.
 
 A statement is `name <- expression` and ends where something follows that cannot belong to it: a comma, a
-full stop, a colon, a word of prose such as "for" or "where", the next statement, an empty line. Products are written side by side, and bind as
-divisions do, from the left. `|x|` is the 2-norm of a leaf, `|x|_1` the sum of its magnitudes, `abs(x)` is
-elementwise, `<a, b>` the inner product; `_all` behind them says over all leaves. `[a > b]` is 1 or 0, `^T`
-transposes, `@` is the product of matrices. `prod(b)` is the product of b over the steps so far.
+full stop, a colon, a word of prose such as "for" or "where", the next statement, an empty line. Products are
+written side by side, and bind as divisions do, from the left. `|x|` is the 2-norm of a leaf, `|x|_1` the sum
+of its magnitudes, `abs(x)` is elementwise, `<a, b>` the inner product; `_all` behind them says over all
+leaves. `[a > b]` is 1 or 0, `^T` transposes, `@` is the product of matrices. `prod(b)` is the product of b
+over the steps so far, `root` the square root, or nothing where a moment is of degree one.
 
 A tree is a tuple with its operation in front:
     ("num", Decimal), ("name", str) not yet resolved, ("sym", base, index), ("t", k) the step t + k,
@@ -23,7 +24,25 @@ Tree = tuple
 TOKEN = re.compile(
     r"\s*(?:(\d+(?:\.\d+)?(?:e-?\d+)?)|([A-Za-z]\w*'?)|(<-|>=|<=|_1_all\b|_all\b|_1\b|[-+*@/^(),|<>=\[\]]))"
 )
-PROSE = ["and", "as", "at", "by", "each", "else", "for", "from", "held", "in", "is", "of", "on", "only", "or", "over", "the", "where", "which", "with"]
+PROSE = (
+    *(
+        "and",
+        "as",
+        "at",
+        "by",
+        "each",
+        "else",
+        "for",
+        "from",
+        "held",
+        "in",
+        "is",
+        "of",
+        "on",
+        "only",
+    ),
+    *("or", "over", "the", "where", "which", "with"),
+)
 COMPARISONS = (">", "<", ">=", "<=", "=")
 ZERO, ONE = ("num", Decimal(0)), ("num", Decimal(1))
 

@@ -11,10 +11,12 @@ entry among the Args begins (`decay: b in [0, 1)`). What depends on an argument 
     lag: "second": then v <- v_prev             after all others
     side: "first": m <- m / w1 only             in place of all others
     After `bias_correct`, m <- ...              where that word stands before
+    Without b1, m <- g                          where that argument is None
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -39,7 +41,7 @@ def _doc(function: Callable) -> tuple[str, dict[str, str]]:
 
 
 def named(function: Callable, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that are given, by name and by letter: `decay: b in [0, 1)`, `betas: b1, b2 in [0, 1)`."""
+    """The arguments that are given, by name and by letter: of `decay: b in [0, 1)` both decay and b."""
     found = {n: x for n, x in arguments.items() if x is not None}
     for n, text in _doc(function)[1].items():
         letters = re.match(r"([a-zA-Z]\w*(?:, [a-zA-Z]\w*)*)(?= in [\[(]| >)", text)
@@ -60,13 +62,15 @@ def _holds(literal: str | None, value: Any) -> bool:
     return repr(value).replace("'", '"') == literal
 
 
-def _stands(text: str, before: tuple[str, ...]) -> bool:
-    """Whether the word stands before of which a statement says: after `word`, ..."""
-    after = re.search(r"[Aa]fter\s+`(\w+)`[,:] $", text)
-    return after is None or after[1] in before
+def _stands(text: str, arguments: dict[str, Any], before: tuple[str, ...]) -> bool:
+    """Whether a statement stands behind this text: after `word`, ...; without argument, ..."""
+    after = re.search(r"[Aa]fter\s+`(\w+)`[,:]\s+$", text)
+    without = re.search(r"[Ww]ithout\s+(\w+)[,:]\s+$", text)
+    absent = without is None or arguments.get(without[1]) is None
+    return absent and (after is None or after[1] in before)
 
 
-def _chosen(text: str, value: Any, before: tuple[str, ...]) -> tuple[Rule, Rule, bool]:
+def _chosen(text: str, value: Any, stands: Callable[[str], bool]) -> tuple[Rule, Rule, bool]:
     """(in place of others of the name, after all others, whether of all) that an entry says for a value."""
     replaces, then, only, literal, at, last = [], [], False, None, 0, False
     for begin, end, name, tree in statements(text):
@@ -75,7 +79,7 @@ def _chosen(text: str, value: Any, before: tuple[str, ...]) -> tuple[Rule, Rule,
         literal = found[-1] if found else literal
         last = between.endswith("then ") or (last and not found)
         at = end
-        if _holds(literal, value) and _stands(text[:begin], before):
+        if _holds(literal, value) and stands(text[:begin]):
             (then if last else replaces).append((name, tree))
             only |= text[end:].startswith(" only")
     return replaces, then, only
@@ -84,13 +88,14 @@ def _chosen(text: str, value: Any, before: tuple[str, ...]) -> tuple[Rule, Rule,
 def rule(function: Callable, arguments: dict[str, Any], before: tuple[str, ...] = ()) -> Rule:
     """The statements of a docstring for these arguments, behind these words."""
     text, said = _doc(function)
+    stands = functools.partial(_stands, arguments=arguments, before=before)
     found: dict[str, Tree] = {}
     for begin, _, name, tree in statements(text):
-        if _stands(text[:begin], before):
+        if stands(text[:begin]):
             found[name] = tree
     behind: Rule = []
     for n, entry in said.items():
-        replaces, then, only = _chosen(entry, arguments.get(n), before)
+        replaces, then, only = _chosen(entry, arguments.get(n), stands)
         behind += then
         new = {name: tree for name, tree in replaces if name not in found}
         found = dict(replaces) if only else new | found | dict(replaces)

@@ -7,9 +7,10 @@ from decimal import Decimal
 
 from adamfx.notebook.mathematics import Tree, rebuilt
 
-GREEK = set(
-    ["alpha", "beta", "gamma", "delta", "epsilon", "eta", "theta", "kappa", "lambda", "mu", "nu", "rho", "sigma", "tau", "phi", "pi"]
-)
+GREEK = {
+    *("alpha", "beta", "gamma", "delta", "epsilon", "eta", "theta", "kappa", "lambda", "mu", "nu"),
+    *("rho", "sigma", "tau", "phi", "pi"),
+}
 SPOKEN = {"\\": "/", "{": "(", "}": ")", "`": "", "~": "not "}
 
 

@@ -11,6 +11,7 @@ and comparing two tree structures compares two pointers.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -101,9 +102,8 @@ class Value:
     def _repr_latex_(self) -> str | None:
         """The update rule, for a notebook; None where there is none to tell."""
         try:
-            from adamfx.notebook.equations import latex
-
-            return f"$$\n{latex(self)}\n$$"
+            equations = importlib.import_module("adamfx.notebook.equations")  # a later room
+            return f"$$\n{equations.latex(self)}\n$$"
         except Exception:  # looking at a value must never fail
             return None
 
