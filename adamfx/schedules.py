@@ -261,7 +261,12 @@ def warmup_cosine_decay_schedule(
     end_value: Dynamic = 0.0,
     exponent: Exact = 1.0,
 ):
-    """From init to peak in warmup_steps, then a cosine to end; decay_steps counts the warm-up in."""
+    """From init to peak in warmup_steps, then a cosine to end; decay_steps counts the warm-up in.
+
+    s <- min(1, (n - warmup_steps) / (decay_steps - warmup_steps))
+    c <- end_value + (peak_value - end_value) ((1 + cos(pi s)) / 2)^exponent
+    y <- [n < warmup_steps] (init_value + (peak_value - init_value) n / warmup_steps) + [n >= warmup_steps] c
+    """
     name = "warmup_cosine_decay_schedule"
     warmup_steps = checks.steps(name, "warmup_steps", warmup_steps)
     decay_steps = checks.steps(name, "decay_steps", decay_steps, warmup_steps + 1)

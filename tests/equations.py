@@ -40,6 +40,10 @@ def _over(axis, f):
     return of
 
 
+def _mean(x, axis=None):
+    return np.mean(x) if axis is None else _over(int(axis), np.mean)(x)
+
+
 def _cover(x):
     """The least of the largest of each row, column, ... that cover a number; a vector is kept whole."""
     x = np.asarray(x)
@@ -60,7 +64,14 @@ def _factored(k):
     return of
 
 
+def _unit(x):
+    """The axes of the weights of one output."""
+    return 0 if x.ndim > 1 and sum(n > 1 for n in x.shape) > 1 else None
+
+
 def _function(name, below):
+    if below == "unit":
+        return lambda x: np.sqrt(np.sum(np.square(x), _unit(x), keepdims=True))
     return {
         "sign": np.sign,
         "max": np.maximum,
@@ -70,8 +81,9 @@ def _function(name, below):
         "cos": np.cos,
         "floor": np.floor,
         "atan2": np.arctan2,
-        "RMS": lambda x: np.sqrt(np.mean(np.square(x))),
-        "mean": lambda x, axis=None: np.mean(x) if axis is None else _over(int(axis), np.mean)(x),
+        "RMS": lambda x, axis=None: np.sqrt(_mean(np.square(x), axis)),
+        "norm": lambda x, axis: np.sqrt(_over(int(axis), np.sum)(np.square(x))),
+        "mean": _mean,
         "sum": np.sum,
         "cover": _cover,
         "factored": lambda x, k: _factored(k)(x),
@@ -86,7 +98,7 @@ class Rows:
         self.words, self.rows, self.starts = [], [], {}
         for row in text.split(" \\\\\n"):
             left, _, right = row.partition("&")
-            if not left.strip() or right.strip().startswith("= \\text"):
+            if not left.strip() or ("\\text" in right and "text{where" not in right):
                 self.words.append(right)
                 continue
             parser = Parser(left)
@@ -333,7 +345,7 @@ class Parser:
         key, (kind, n) = self.symbol()
         if key == "t" and kind == "none":
             return float(self.rows.t)
-        at = {"t": self.rows.t + n, "fixed": n, "s": self.s, "none": 0}[kind]
+        at = {"t": self.rows.t + n, "fixed": n, "s": self.s, "none": self.rows.t}[kind]
         return self.rows.look(key, at)
 
 

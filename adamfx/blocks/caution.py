@@ -18,8 +18,9 @@ def _agree(a, b):
 def cautious():
     """u <- u [u g > 0] / max(mean([u g > 0]), 0.001): what agrees with g, over the part that is kept.
 
-    g is the gradient as the moments before it saw it, the mean that of the leaf. The normaliser is that of the authors' C-AdamW and of
-    timm; the paper's is size / (kept + 1). Stands before the weight decay and the learning rate:
+    g is the gradient as the moments before it saw it, the mean that of the leaf. The normaliser is that of
+    the authors' C-AdamW and of timm; the paper's is size / (kept + 1). Stands before the weight decay and
+    the learning rate:
     `chain(scale_by_moments(0.9, 0.999), bias_correct(), cautious(), scale_by_lr(lr))`. Liang et al. 2024.
     """
 

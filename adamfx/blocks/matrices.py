@@ -171,12 +171,13 @@ def scale_by_shape(by: str = "fan", factor: Dynamic = 1.0, outputs: int = -1):
 
 @block
 def normalize_over(axis: int | None = None, rms: bool = False, eps: Exact = 0.0):
-    """u / (|u| + eps), the norm over this axis; a zero u stays zero.
+    """u <- u / (norm(u, axis) + eps), the norm over this axis; a zero u stays zero.
 
     Args:
       axis: -1: each row, all weights that leave an input; -2: each column, all that enter an output; None:
         each matrix. A vector is normalized as a whole.
-      rms: divides by the root of the mean square rather than by the norm.
+      rms: divides by the root of the mean square rather than by the norm. True: u <- u / (RMS(u, axis) +
+        eps).
       eps: >= 0.
     """
     checks.choice("normalize_over", "axis", axis, (None, -1, -2))

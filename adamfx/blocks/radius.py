@@ -30,7 +30,8 @@ def uw_floor(ratio: Dynamic = 0.35, per_row: bool = False):
 
     Args:
       ratio: >= 0.
-      per_row: norms of the weights of each output, over the axis -2, rather than of the matrix.
+      per_row: norms of the weights of each output, over the axis -2, rather than of the matrix. True: u <- u
+        max(1, ratio norm(p, -2) / norm(u, -2)).
     """
     checks.number("uw_floor", "ratio", ratio, low=0)
 

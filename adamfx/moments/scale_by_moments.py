@@ -223,8 +223,8 @@ def scale_by_moments(
     """The first moment over the root of the second: u <- m / (root(v + eps_root) + eps)^(2 power).
 
     m <- b1(g), what b1 makes of g; v <- b2(g^2), what b2 makes of |g|^2. The root is the square root, of a v
-    of degree one v itself. Without b1, m <- g; without b2, u <- m. Nothing is corrected: that is a block of its own, `bias_correct`. Kingma & Ba
-    2015, algorithm 1.
+    of degree one v itself. Without b1, m <- g; without b2, u <- m. Nothing is corrected: that is a block of
+    its own, `bias_correct`. Kingma & Ba 2015, algorithm 1.
 
     Args:
       b1, b2: each a number in [0, 1) or a schedule of one (short for `ema`), an estimator, or None.

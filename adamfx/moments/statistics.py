@@ -90,7 +90,7 @@ def mean_square(axes: int | Sequence[int] | None = None):
     of these axes, such as a bias, has one number.
 
     Args:
-      axes: an int or several; None: of the whole leaf, x <- mean(g^2).
+      axes: an int or several; None: of the whole leaf.
     """
     wanted = axes if axes is None else (axes,) if isinstance(axes, int) else tuple(axes)
 

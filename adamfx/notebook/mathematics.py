@@ -4,8 +4,9 @@ A statement is `name <- expression` and ends where something follows that cannot
 full stop, a colon, a word of prose such as "for" or "where", the next statement, an empty line. Products are
 written side by side, and bind as divisions do, from the left. `|x|` is the 2-norm of a leaf, `|x|_1` the sum
 of its magnitudes, `abs(x)` is elementwise, `<a, b>` the inner product; `_all` behind them says over all
-leaves. `[a > b]` is 1 or 0, `^T` transposes, `@` is the product of matrices. `prod(b)` is the product of b
-over the steps so far, `root` the square root, or nothing where a moment is of degree one.
+leaves. `norm(x, axis)`, `RMS` and `mean` may be over an axis. `[a > b]` is 1 or 0, `^T` transposes, `@` is
+the product of matrices. `prod(b)` is the product of b over the steps so far, `root` the square root, or
+nothing where a moment is of degree one.
 
 A tree is a tuple with its operation in front:
     ("num", Decimal), ("name", str) not yet resolved, ("sym", base, index), ("t", k) the step t + k,
@@ -244,6 +245,8 @@ def pow_(a: Tree, b: Tree) -> Tree:
 
 
 def call(name: str, *args: Tree) -> Tree:
+    if name == "norm" and len(args) == 1:
+        return ("norm", "", *args)
     if name == "max" and len(args) == 2 and args[0][0] == "norm" and args[1] == ZERO:
         return args[0]
     return ONE if (name, args) == ("sqrt", (ONE,)) else ("call", name, *args)

@@ -22,9 +22,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import adamfx
 from adamfx.notebook.mathematics import Tree, statements
 from adamfx.pages import entries
+from adamfx.reading import vocabulary
 
 Rule = list[tuple[str, Tree]]
 
@@ -32,11 +32,11 @@ Rule = list[tuple[str, Tree]]
 def _doc(function: Callable) -> tuple[str, dict[str, str]]:
     """The text before the Args, and the entries of these."""
     doc = inspect.cleandoc(function.__doc__ or "")
-    found = entries(doc)
+    found = dict(entries(doc))
     for name, text in found.items():
         other = re.search(r"as in `(\w+)`", text)
-        if other and hasattr(adamfx, other[1]):
-            found[name] = entries(getattr(adamfx, other[1]).__doc__).get(name, text)
+        if other and other[1] in vocabulary():
+            found[name] = entries(vocabulary()[other[1]].__doc__).get(name, text)
     return re.split(r"\n\nArgs:", doc)[0], found
 
 
@@ -107,8 +107,12 @@ def _order(statement: tuple[str, Tree]) -> int:
     return 0 if statement[0] == "x" else 1 if statement[0].endswith("_0") else 2
 
 
-def first_sentence(function: Callable) -> str:
-    doc = inspect.cleandoc(function.__doc__ or "").split("\n\n")[0]
-    return re.split(r"(?<=[\w)])(?:: |\. (?=[A-Z]))", " ".join(doc.split()).rstrip(".") + " ")[
-        0
-    ].strip()
+def told(value: Any, inside: Any = ()) -> str:
+    """A word in words: the first sentence of its docstring, and the arguments that are not the defaults."""
+    constructor = value.form.constructor
+    doc = " ".join(inspect.cleandoc(constructor.function.__doc__ or "").split("\n\n")[0].split())
+    sentence = re.split(r"(?<=[\w)])(?:: |\. (?=[A-Z]))", doc.rstrip(".") + " ")[0].strip()
+    parameters = constructor.signature.parameters
+    said = {n: x for n, x in value.arguments.items() if n not in inside}
+    given = [f"{n}={x!r}" for n, x in said.items() if repr(x) != repr(parameters[n].default)]
+    return ", ".join([sentence, *given])

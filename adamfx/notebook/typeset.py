@@ -11,6 +11,8 @@ GREEK = {
     *("alpha", "beta", "gamma", "delta", "epsilon", "eta", "theta", "kappa", "lambda", "mu", "nu"),
     *("rho", "sigma", "tau", "phi", "pi"),
 }
+KNOWN = {"learning_rate": "\\alpha", "decay": "\\beta", "b": "\\beta", "weight_decay": "\\lambda"}
+KNOWN |= {f"b{i}": f"\\beta|{i}" for i in (1, 2, 3)} | {"eps": "\\epsilon", "p": "\\theta"}
 SPOKEN = {"\\": "/", "{": "(", "}": ")", "`": "", "~": "not "}
 
 
@@ -28,6 +30,8 @@ def upright(name: str) -> str:
 
 def letter(name: str) -> str:
     """A name as LaTeX: alpha as a Greek letter, p_0 apart, v_max with a word above it, words upright."""
+    if name in KNOWN:
+        return KNOWN[name]
     stem, _, below = name.partition("_")
     if stem in GREEK or len(stem) == 1:
         return (
@@ -56,7 +60,7 @@ def number(x: Decimal) -> str:
     if x.is_infinite():
         return "\\infty"
     exponent = x.adjusted() if x else 0
-    if -5 < exponent < 6:
+    if -5 < exponent < 6 or (exponent < 9 and x == x.to_integral_value()):
         return f"{x.normalize():f}"
     digits = f"{x.scaleb(-exponent).normalize():f}"
     power = f"10^{{{exponent}}}"
@@ -100,7 +104,8 @@ def _call(name: str, *args: Tree) -> str:
         return f"|{tex(args[0])}|"
     word, _, below = name.partition("_")
     found = FUNCTIONS.get(word, f"\\operatorname{{{word}}}") + (f"_{{{below}}}" if below else "")
-    return f"{found}({', '.join(map(tex, args))})"
+    inside = ", ".join(map(tex, args))
+    return f"{found}\\left({inside}\\right)" if "frac" in inside else f"{found}({inside})"
 
 
 def _norm(kind: str, x: Tree) -> str:

@@ -154,8 +154,9 @@ def _plus(x, y):
 def keep_samples(start: int, every: int = 1):
     """The mean of the parameters after step start, start + every, ...: stochastic weight averaging.
 
-    Leaves the update as it is. Stands last. The model is to be used at the mean, `tx.evaluate_at(state,
-    params)`; before the first sample at p itself. Needs params. Izmailov et al. 2018, algorithm 1.
+    Leaves the update as it is, u <- u. Stands last. The model is to be used at the mean,
+    `tx.evaluate_at(state, params)`; before the first sample at p itself. Needs params. Izmailov et al. 2018,
+    algorithm 1.
 
     Args:
       start: >= 0; at 0 the initial parameters count, too.
