@@ -85,6 +85,7 @@ def _function(name, below):
         "norm": lambda x, axis: np.sqrt(_over(int(axis), np.sum)(np.square(x))),
         "mean": _mean,
         "sum": np.sum,
+        "size": lambda x, axis: x.shape[int(axis)],
         "cover": _cover,
         "factored": lambda x, k: _factored(k)(x),
     }[name]
@@ -98,6 +99,11 @@ class Rows:
         self.words, self.rows, self.starts = [], [], {}
         for row in text.split(" \\\\\n"):
             left, _, right = row.partition("&")
+            again = re.fullmatch(r"\\leftarrow (.*) \\quad \\text{\((\d+) times\)}", right.strip())
+            if again is not None:
+                key, _ = Parser(left).symbol()
+                self.rows += [(key, again[1])] * int(again[2])
+                continue
             if not left.strip() or ("\\text" in right and "text{where" not in right):
                 self.words.append(right)
                 continue

@@ -34,11 +34,8 @@ def stepped(tx):
 
 # Said in words, for there is no formula of one line: the noise is random; bases, factors and projections
 # come from decompositions; several traces, whose number is an argument.
-WORDS = (
-    *("noisy_sgd", "aggmo", "muon", "normuon", "muonh", "scion", "shampoo", "soap", "kl_soap"),
-    *("kron", "galore", "apollo"),
-)
-# Other sentences: what is inside a wrapper is a formula, what the wrapper makes of it is said in words.
+WORDS = (*("noisy_sgd", "aggmo", "shampoo", "soap", "kl_soap", "kron", "galore", "apollo"),)
+# Other sentences: vectors pass some words as they are, which `partition` says and a lone word does not; what is inside a wrapper is a formula, what the wrapper makes of it is said in words.
 WORDS_TOO = (
     *(
         "view",
@@ -50,7 +47,7 @@ WORDS_TOO = (
         "ema_nesterov",
         "swa",
     ),
-    *("outer_step", "stored", "graft", "whiten", "eigenbasis", "kl_eigenbasis", "kron", "mixed"),
+    *("outer_step", "stored", "whiten", "eigenbasis", "kl_eigenbasis", "kron", "mixed"),
     *(
         "orthogonalize",
         "centralize",

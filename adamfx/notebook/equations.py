@@ -118,30 +118,38 @@ class _Page:
             self.end()
 
     def around(self, value: Any, ends: bool) -> None:
-        """A wrapper: words about it, and what is inside under its label."""
-        declared = value.form.constructor.inner
-        inside = {n: x for n, x in value.arguments.items() if n in declared}
+        """A wrapper: its rule for what is inside; or words about it, and what is inside under its label."""
+        function, arguments = value.form.constructor.function, value.arguments
+        inside = {n: x for n, x in arguments.items() if n in value.form.constructor.inner}
+        found = rule(function, arguments, self.before)
+        found = found if "u" in dict(found) else []
         self.close()
         self.name_update()
-        self.say(words(value.name) + ":\\ " + words(told(value, inside)))
-        come, made = self.flow, []
+        if not found:
+            self.say(words(f"{value.name}: {told(value, inside)}".removesuffix(": ")))
+        come, made = self.flow, {}
         others = any(isinstance(tx, dict) for tx in inside.values())  # each for leaves of its own
         for n, tx in inside.items():
-            groups = tx if isinstance(tx, dict) else {n: tx}
-            for label, part in groups.items():
+            for label, part in (tx if isinstance(tx, dict) else {n: tx}).items():
                 if isinstance(part, Value):
-                    if len(inside) > 1:
-                        self.say(words(f"{label}{_said_of(label, value.arguments)}:"))
+                    if len(inside) > 1 and not found:
+                        self.say(words(f"{label}{_said_of(label, arguments)}:"))
                     self.flow = dict(come)
-                    if others:
-                        self.taken = {"\\theta", "g"}
-                    self.sentence(part, ends)  # type: ignore[arg-type]
-                    if not ends:
+                    self.taken = {"\\theta", "g"} if others else self.taken
+                    self.sentence(part, ends and not found)
+                    if found or not ends:
                         self.name_update()
-                        made.append(tex(self.flow["u"]))
-        if not ends:
+                        made[label] = self.flow["u"]
+        if found:
+            self.flow, rules = dict(come), Statements(self, found, function, arguments, **made)
+            for name, tree in found:
+                rules.run(name, tree)
+        elif not ends:
             self.flow = come | {"u": ("sym", self.fresh("u"), 0)}
-            self.row(tex(self.flow["u"]), f"{upright(value.name)}({', '.join(made)})")
+            what = ", ".join(map(tex, made.values()))
+            self.row(tex(self.flow["u"]), f"{upright(value.name)}({what})")
+        if found and ends:
+            self.end()
 
     def block(self, value: Any, ends: bool = False) -> None:
         """One word; whether it is the last."""

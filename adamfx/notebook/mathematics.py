@@ -228,6 +228,10 @@ def mul(a: Tree, b: Tree) -> Tree:
     return mul(b, a) if b[0] == "num" and a[0] not in ("num", "*", "/") else ("*", a, b)
 
 
+def matmul(a: Tree, b: Tree) -> Tree:
+    return neg(matmul(a[1], b)) if a[0] == "neg" else ("@", a, b)
+
+
 def div(a: Tree, b: Tree) -> Tree:
     if b == ONE or a == ZERO:
         return a
@@ -263,7 +267,7 @@ def condition(op: str, a: Tree, b: Tree) -> Tree:
 
 
 BUILD: dict[str, Callable] = {"+": add, "-": sub, "*": mul, "/": div, "^": pow_, "neg": neg}
-BUILD |= {"@": lambda a, b: ("@", a, b), "call": call, "is": condition}
+BUILD |= {"@": matmul, "call": call, "is": condition}
 
 
 def rebuilt(x: Tree, change: Callable[[Tree], Tree | None]) -> Tree:

@@ -12,6 +12,7 @@ entry among the Args begins (`decay: b in [0, 1)`). What depends on an argument 
     side: "first": m <- m / w1 only             in place of all others
     After `bias_correct`, m <- ...              where that word stands before
     Without b1, m <- g                          where that argument is None
+    X <- ... for each (a, b, c) of table        once more for each row
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from adamfx.notebook.mathematics import Tree, statements
+from adamfx.notebook.mathematics import Tree, num, rebuilt, statements
 from adamfx.pages import entries
 from adamfx.reading import vocabulary
 
@@ -90,8 +91,11 @@ def rule(function: Callable, arguments: dict[str, Any], before: tuple[str, ...] 
     text, said = _doc(function)
     stands = functools.partial(_stands, arguments=arguments, before=before)
     found: dict[str, Tree] = {}
-    for begin, _, name, tree in statements(text):
-        if stands(text[:begin]):
+    for begin, end, name, tree in statements(text):
+        every = re.match(r"\s*for each \((.*?)\)\s+of\s+(\w+)(?:\[(\w+)\])?", text[end:])
+        if every is not None:
+            found[f"{name} again"] = _turns(tree, function, arguments, *every.groups())
+        elif stands(text[:begin]):
             found[name] = tree
     behind: Rule = []
     for n, entry in said.items():
@@ -100,6 +104,17 @@ def rule(function: Callable, arguments: dict[str, Any], before: tuple[str, ...] 
         new = {name: tree for name, tree in replaces if name not in found}
         found = dict(replaces) if only else new | found | dict(replaces)
     return sorted([*found.items(), *behind], key=_order)
+
+
+def _turns(
+    tree: Tree, function: Callable, arguments: dict, letters: str, of: str, at: str | None
+) -> Tree:
+    """A statement once for each row of numbers: of an argument, or of a table of its module."""
+    table: Any = arguments.get(of, inspect.unwrap(function).__globals__.get(of))
+    key = arguments.get(at) if at else None
+    rows = table if at is None else table[key] if isinstance(key, str) else key
+    known = [dict(zip(letters.split(", "), map(num, row), strict=True)) for row in rows]
+    return ("each", *(rebuilt(tree, lambda x, k=k: k.get(x[-1])) for k in known))
 
 
 def _order(statement: tuple[str, Tree]) -> int:
@@ -115,4 +130,4 @@ def told(value: Any, inside: Any = ()) -> str:
     parameters = constructor.signature.parameters
     said = {n: x for n, x in value.arguments.items() if n not in inside}
     given = [f"{n}={x!r}" for n, x in said.items() if repr(x) != repr(parameters[n].default)]
-    return ", ".join([sentence, *given])
+    return ", ".join([*([] if "<-" in sentence else [sentence]), *given])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -88,6 +89,9 @@ class Statements:
                 x = page.flow["g"] if own else rebuilt(tree[2], self.resolve)
                 self.estimate(name, tree[1], side, x)
             return
+        if tree[0] == "each":
+            self.again(name.removesuffix(" again"), tree[1:])
+            return
         x = rebuilt(tree, self.resolve)
         if name == "u":
             page.flow["u"], page.divides = x, None
@@ -113,6 +117,13 @@ class Statements:
         self.done.add(name)
         if opens and name in ("m", "v"):
             page.flow[name] = self.named(name)
+
+    def again(self, name: str, turns: tuple[Tree, ...]) -> None:
+        """What is done to a symbol several times within a step; like turns in one row."""
+        for tree, same in itertools.groupby(turns):
+            times = words(f"({len(list(same))} times)")
+            right = f"{tex(rebuilt(tree, self.resolve))} \\quad {times}"
+            self.page.rows.append(f"{tex(self.named(name))} &\\leftarrow {right}")
 
     def start(self, name: str, x: Tree) -> None:
         """The row of where something starts; nothing is said of zero."""
