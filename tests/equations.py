@@ -80,6 +80,7 @@ def _function(name, below):
         "exp": np.exp,
         "cos": np.cos,
         "floor": np.floor,
+        "mod": np.mod,
         "atan2": np.arctan2,
         "RMS": lambda x, axis=None: np.sqrt(_mean(np.square(x), axis)),
         "norm": lambda x, axis: np.sqrt(_over(int(axis), np.sum)(np.square(x))),
@@ -118,7 +119,7 @@ class Rows:
     def run(self, gradients, params, masks=()):
         """theta after these gradients, each a list of leaves."""
         self.masks = dict(masks)
-        self.known = {("\\theta", 0): params}
+        self.known["\\theta", 0] = params
         for self.t, g in enumerate(gradients, 1):
             self.known["g", self.t] = g
             for key, right in self.rows:

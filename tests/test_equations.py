@@ -1,5 +1,6 @@
 """The equations of values: read as LaTeX by an evaluator of its own, they are what the code does."""
 
+import inspect
 import re
 
 import equations
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import table
+import test_oracles
 from conftest import enable_x64
 
 import adamfx as fx
@@ -23,50 +25,58 @@ def tree(seed):
 
 
 def stepped(tx):
-    """The parameters after some steps of the code."""
+    """The parameters after some steps of the code; the loss, and a Hessian, for those that read them."""
     with enable_x64():
         p = {k: jnp.asarray(x) for k, x in tree(0).items()}
         state = tx.init(p)
         for t in range(STEPS):
-            p, state = tx.step({k: jnp.asarray(x) for k, x in tree(t + 1).items()}, state, p)
+            grads, hessian = ({k: jnp.asarray(x) for k, x in tree(t + s).items()} for s in (1, 100))
+            p, state = tx.step(grads, state, p, value=jnp.asarray(1.0 + t), hessian=hessian)
         return [np.asarray(x) for x in p.values()]
 
 
 # Said in words, for there is no formula of one line: the noise is random; bases, factors and projections
 # come from decompositions; several traces, whose number is an argument.
-WORDS = (*("noisy_sgd", "aggmo", "shampoo", "soap", "kl_soap", "kron", "galore", "apollo"),)
-# Other sentences: vectors pass some words as they are, which `partition` says and a lone word does not; what is inside a wrapper is a formula, what the wrapper makes of it is said in words.
+WORDS = ("noisy_sgd", "aggmo", "shampoo", "soap", "kl_soap", "kron", "galore", "apollo")
+# Other sentences that are, wholly or in part: what a wrapper makes of what is inside; and words that pass
+# vectors as they are, which `partition` says and a lone word does not.
 WORDS_TOO = (
     *(
         "view",
         "stacked",
-        "stacked(lamb)",
         "in_blocks(muon)",
         "low_rank",
         "mechanize",
         "ema_nesterov",
         "swa",
+        "mixed",
     ),
-    *("outer_step", "stored", "whiten", "eigenbasis", "kl_eigenbasis", "kron", "mixed"),
     *(
+        "outer_step",
+        "stored",
+        "whiten",
+        "eigenbasis",
+        "kl_eigenbasis",
+        "kron",
         "orthogonalize",
-        "centralize",
-        "add_noise",
-        "scale_by_path",
-        "zero_nans",
-        "masked",
-        "partition",
+        "graft",
     ),
+    *("centralize", "add_noise", "scale_by_path", "zero_nans", "masked", "partition", "accumulate"),
     *(
-        "accumulate",
         "skip_nonfinite",
         "lookahead",
         "average_params",
         "monitor",
         "compensate",
-        "freeze",
+        "round_stochastically",
     ),
-    *("round_stochastically", "master_weights", "accumulate by schedule", "lookahead with reset"),
+    *(
+        "freeze",
+        "master_weights",
+        "accumulate by schedule",
+        "lookahead with reset",
+        "stacked(lamb)",
+    ),
     *("all metrics", "polyak average"),
 )
 SENTENCES = {
@@ -89,6 +99,9 @@ def evaluated(text):
         made = equations.Rows(part)
         assert not made.words, text
         picked = [[g[j] for j in at] for g in gradients]
+        made.known |= {("f", t + 1): 1.0 + t for t in range(STEPS)}
+        for t in range(STEPS):
+            made.known["\\mathrm{hessian}", t + 1] = list(tree(t + 100).values())
         found |= dict(zip(at, made.run(picked, [params[j] for j in at], mine), strict=True))
     return [found[j] for j in range(len(params))]
 
@@ -109,6 +122,19 @@ def test_the_equation_is_the_optimizer(name):
     assert is_the_code(table.OPTIMIZERS[name])
 
 
+@pytest.mark.parametrize(
+    "tx",
+    [
+        fx.polyak_sgd(0.3),
+        fx.polyak_sgd(0.3, f_min=2.0, variant="sps+"),
+        fx.sophia(0.01, estimator=None, update_interval=2),
+    ],
+    ids=["polyak_sgd", "polyak_sgd sps+", "sophia"],
+)
+def test_the_equations_of_those_that_read_more(tx):
+    assert is_the_code(tx)
+
+
 def test_the_equations_of_other_sentences():
     for name, tx in SENTENCES.items():
         assert is_the_code(tx), name
@@ -117,6 +143,21 @@ def test_the_equations_of_other_sentences():
 def is_the_code(tx):
     pairs = zip(evaluated(latex(tx)), stepped(tx), strict=True)
     return all(np.allclose(a, b, rtol=1e-10, atol=1e-12) for a, b in pairs)
+
+
+# Their schedules are functions of the test, or several joined.
+OF_USERS = ("nadam_torch", "adopt", "adopt unclipped")
+
+
+@pytest.mark.parametrize("name", [n for n in test_oracles.CASES if n not in (*WORDS, *OF_USERS)])
+def test_the_equations_of_other_arguments(name):
+    """The sentences of test_oracles.py, which vary the arguments."""
+    sentence, _, kwargs = test_oracles.CASES[name]
+    known = inspect.signature(sentence).parameters
+    kwargs = {"learning_rate": 0.01} | kwargs
+    if "eps" in known and name != "came":  # whose eps are two
+        kwargs["eps"] = 0.01
+    assert is_the_code(sentence(**{n: x for n, x in kwargs.items() if n in known}))
 
 
 # (word whose docstring is falsified, what it says, the falsehood, an optimizer of which it is a word).

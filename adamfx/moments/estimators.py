@@ -138,7 +138,9 @@ def ema(
 
 @estimator
 def seldom(decay: Decay, every: int, *, of: Any = None):
-    """ema of what comes in at steps 0, k, 2k, ..., never corrected; between them s stays. Sophia.
+    """s <- [mod(n, k) = 0] (b s + (1 - b) x) + [mod(n, k) > 0] s: ema of every k-th x, never corrected.
+
+    Sophia's.
 
     Args:
       decay: b in [0, 1), or a schedule.

@@ -103,7 +103,7 @@ def mean_square(axes: int | Sequence[int] | None = None):
 
 @statistic
 def given(name: str, degree: int = 2, scale: Exact = 1.0):
-    """An extra argument of `update`, a tree like the parameters, as it is given.
+    """x <- scale name: an extra argument of `update`, a tree like the parameters, as it is given.
 
     `given("hessian", degree=1)` averages what `tx.update(..., hessian=tree)` says (Sophia).
 

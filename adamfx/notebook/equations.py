@@ -96,6 +96,8 @@ class _Page:
         """A number, or the symbol of a schedule with a row that says it."""
         if isinstance(x, (int, float, np.number)) and not isinstance(x, bool):
             return num(float(x) if isinstance(x, (float, np.floating)) else int(x))
+        if isinstance(x, str):  # the name of an extra argument
+            return ("sym", upright(x), 0)
         base = self.fresh(letter(name))
         found: Tree = ("sym", base, 0)
         if isinstance(x, Schedule):

@@ -97,7 +97,7 @@ def ema_nesterov(
     stop: int | None = None,
     restore: bool = False,
 ):
-    """The gradient at q = p + lambda b, the step from q; b <- decay b + (1 - decay)(p' - p).
+    """The gradient at q = p + lambda b, the step from q; b' = decay b + (1 - decay)(p' - p).
 
     Take the gradient at `tx.gradient_at(state, params)`, as `fit` and `make_step` do. Needs params. arXiv
     2605.25395.
@@ -207,7 +207,7 @@ def swa(
 
 @block
 def outer_step(inner: Inner, outer: Inner, every: int):
-    """Every k steps another optimizer takes D = a - p as a gradient, a the p of k steps ago; p <- a + u.
+    """Every k steps another optimizer takes D = a - p as a gradient, a the p of k steps ago; p' = a + u.
 
         outer_step(adamw(4e-4), sgd(0.7, momentum=0.5, nesterov=True), every=30)
 
