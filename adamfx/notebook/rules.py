@@ -111,8 +111,8 @@ def _turns(
 ) -> Tree:
     """A statement once for each row of numbers: of an argument, or of a table of its module."""
     table: Any = arguments.get(of, inspect.unwrap(function).__globals__.get(of))
-    key = arguments.get(at) if at else None
-    rows = table if at is None else table[key] if isinstance(key, str) else key
+    key: Any = arguments.get(at) if at else None
+    rows = table[key] if isinstance(key, str) else table if key is None else key
     known = [dict(zip(letters.split(", "), map(num, row), strict=True)) for row in rows]
     return ("each", *(rebuilt(tree, lambda x, k=k: k.get(x[-1])) for k in known))
 
@@ -129,5 +129,8 @@ def told(value: Any, inside: Any = ()) -> str:
     sentence = re.split(r"(?<=[\w)])(?:: |\. (?=[A-Z]))", doc.rstrip(".") + " ")[0].strip()
     parameters = constructor.signature.parameters
     said = {n: x for n, x in value.arguments.items() if n not in inside}
+    spoken = set(re.findall(r"`(\w+)`", sentence)) & {n for n, x in said.items() if x is not None}
+    sentence = re.sub(r"`(\w+)`", lambda x: str(said[x[1]]) if x[1] in spoken else x[1], sentence)
+    said = {n: x for n, x in said.items() if n not in spoken}
     given = [f"{n}={x!r}" for n, x in said.items() if repr(x) != repr(parameters[n].default)]
     return ", ".join([*([] if "<-" in sentence else [sentence]), *given])

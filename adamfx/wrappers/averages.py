@@ -20,7 +20,7 @@ from adamfx.values.constructor import Inner
 
 @block
 def keep_average(estimator: Estimator | None = None):
-    """u <- u, and the average s + gain (p' - s) of p', the parameter after this step.
+    """The average s + gain (p' - s) of p', the parameter after this step. Leaves the update, u <- u.
 
     p' is rounded as `step` rounds it; `update` rounds u as well, which for parameters below float32 may
     move p' by one more rounding.
