@@ -55,7 +55,7 @@ COMMON = {
 ENTRY = re.compile(r"^ {2}([\w*]+(?:, [\w*]+)*): (.*)$")
 
 
-def _arguments(doc: str | None) -> dict[str, str]:
+def entries(doc: str | None) -> dict[str, str]:
     """{name: meaning} of the Args of a docstring."""
     lines = inspect.cleandoc(doc or "").splitlines()
     found: dict[str, str] = {}
@@ -94,12 +94,12 @@ def _example(function: Callable) -> dict[str, Any]:
 
 def _meanings(function: Callable) -> dict[str, str]:
     """{argument: meaning}, from its own docstring, else from the first block that has it."""
-    own = _arguments(function.__doc__)
+    own = entries(function.__doc__)
     blocks = list(_blocks(function(**_example(function)).form))
     found = {}
     for name in inspect.signature(function).parameters:
         of_blocks = RENAMED.get(name, name)
-        known = [own.get(name)] + [_arguments(c.function.__doc__).get(of_blocks) for c in blocks]
+        known = [own.get(name)] + [entries(c.function.__doc__).get(of_blocks) for c in blocks]
         found[name] = next(filter(None, known), COMMON.get(name, ""))
     return found
 
@@ -120,7 +120,7 @@ def page(function: Callable) -> str:
     example = _example(function)
     tx = function(**example)
     call = f"{function.__name__}({', '.join(map(repr, example.values()))})"
-    entries = [
+    lines = [
         textwrap.fill(f"{n}: {m}", 110, initial_indent="  ", subsequent_indent="    ")
         for n, m in _meanings(function).items()
     ]
@@ -131,7 +131,7 @@ def page(function: Callable) -> str:
         text,
         "",
         "Args:",
-        *entries,
+        *lines,
         "",
         f"{call} is",
         "",

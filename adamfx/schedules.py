@@ -81,7 +81,7 @@ def _wave(count: Array, steps: int) -> Array:
 
 @schedule
 def constant_schedule(value: Dynamic):
-    """value, at every step."""
+    """y <- value, at every step."""
     return lambda count: value + jnp.zeros(jnp.shape(count))
 
 
@@ -93,9 +93,10 @@ def polynomial_schedule(
     transition_steps: int,
     transition_begin: int = 0,
 ):
-    """end + (init - end) left^power, left running from 1 to 0 over the transition.
+    """y <- end_value + (init_value - end_value) (1 - s)^power, s the part of the transition that is done.
 
-    init throughout if transition_steps is 0.
+    s <- max(0, min(1, (n - transition_begin) / transition_steps)); with transition_steps 0 it is init_value
+    throughout.
     """
     transition_steps = checks.steps("polynomial_schedule", "transition_steps", transition_steps)
     transition_begin = checks.steps("polynomial_schedule", "transition_begin", transition_begin)
@@ -113,7 +114,11 @@ def polynomial_schedule(
 def linear_schedule(
     init_value: Dynamic, end_value: Dynamic, transition_steps: int, transition_begin: int = 0
 ):
-    """From init to end in a straight line: polynomial_schedule with power 1."""
+    """From init to end in a straight line: polynomial_schedule with power 1.
+
+    y <- init_value + (end_value - init_value) s, s <- max(0, min(1, (n - transition_begin) /
+    transition_steps)).
+    """
     straight = polynomial_schedule(init_value, end_value, 1.0, transition_steps, transition_begin)
     return straight.meaning
 
@@ -150,13 +155,13 @@ def exponential_decay(
 
 @schedule
 def inverse_sqrt_schedule(init_value: Dynamic):
-    """alpha_t = alpha / sqrt(t), t = count + 1 (Adam paper, theorem 4.1 and section 6.1)."""
+    """y <- init_value / sqrt(t), t = count + 1 (Adam paper, theorem 4.1 and section 6.1)."""
     return lambda count: init_value / jnp.sqrt((count + 1).astype(jnp.result_type(float)))
 
 
 @schedule
 def lambda_decay_schedule(init_value: Dynamic, decay_rate: Exact):
-    """beta_t = beta lambda^(t-1), t = count + 1 (Adam paper, theorem 4.1: the decay of beta_1)."""
+    """y <- init_value decay_rate^(t - 1), t = count + 1 (Adam paper, theorem 4.1: the decay of beta_1)."""
     checks.decay("lambda_decay_schedule", init_value, "init_value")
     checks.number("lambda_decay_schedule", "decay_rate", decay_rate, low=0, high=1)
     return exponential_decay(init_value, 1, decay_rate).meaning
@@ -166,7 +171,7 @@ def lambda_decay_schedule(init_value: Dynamic, decay_rate: Exact):
 def cosine_decay_schedule(
     init_value: Dynamic, decay_steps: int, alpha: Dynamic = 0.0, exponent: Exact = 1.0
 ):
-    """init ((1 - alpha) ((1 + cos(pi s)) / 2)^exponent + alpha), s from 0 to 1 over decay_steps.
+    """s <- min(1, n / decay_steps), y <- init_value ((1 - alpha) ((1 + cos(pi s)) / 2)^exponent + alpha).
 
     `alpha` is the fraction of init that remains. Loshchilov & Hutter 2017, SGDR, eq. 5.
     """
@@ -256,7 +261,12 @@ def warmup_cosine_decay_schedule(
     end_value: Dynamic = 0.0,
     exponent: Exact = 1.0,
 ):
-    """From init to peak in warmup_steps, then a cosine to end; decay_steps counts the warm-up in."""
+    """From init to peak in warmup_steps, then a cosine to end; decay_steps counts the warm-up in.
+
+    s <- min(1, (n - warmup_steps) / (decay_steps - warmup_steps))
+    c <- end_value + (peak_value - end_value) ((1 + cos(pi s)) / 2)^exponent
+    y <- [n < warmup_steps] (init_value + (peak_value - init_value) n / warmup_steps) + [n >= warmup_steps] c
+    """
     name = "warmup_cosine_decay_schedule"
     warmup_steps = checks.steps(name, "warmup_steps", warmup_steps)
     decay_steps = checks.steps(name, "decay_steps", decay_steps, warmup_steps + 1)
@@ -346,7 +356,7 @@ def _turns(name: str, transition_steps: int, *fractions: float) -> tuple[int, ..
 
 @schedule
 def power_schedule(power: Exact = 0.5, scale: Dynamic = 1.0):
-    """scale count^power, 0 at the start for a power > 0."""
+    """y <- scale n^power, after n steps; 0 at the start for a power > 0."""
     checks.number("power_schedule", "power", power)
     return lambda count: scale * jnp.asarray(count).astype(jnp.result_type(float)) ** power
 

@@ -41,22 +41,29 @@ def scale_by_prodigy(
     weight_decay: Dynamic = 0.0,
     safeguard_warmup: bool = False,
 ):
-    """Adam of d g at the rate gamma d, d the estimated distance to the solution. The whole step, to be added.
+    """Adam of d g, d the estimated distance to the solution, g <- u. The whole step, to be added:
 
-    gamma = lr sqrt(1 - b2^t) / (1 - b1^t);  r <- b3 r + gamma d^2 <g, p_0 - p>,  s <- b3 s + gamma d^2 g,
-    d' = max(d, coef r / |s|_1),  u = -gamma d (m / (sqrt(v) + d' eps) + weight_decay p), m and v the
-    averages of d g and |d g|^2. Needs params. Mishchenko & Defazio 2023, algorithm 4; as in the authors'
-    code the eps takes the new d, the step the old one, and r and s are in units of d_0.
+        gamma <- alpha sqrt(1 - b2^t) / (1 - b1^t)
+        r <- b3 r + gamma d_prev^2 / d_0 <g, p_0 - p>_all
+        s <- b3 s + gamma d_prev^2 / d_0 g
+        d <- max(d, estim_lr_coef r / |s|_1_all)
+        m <- b1 m + (1 - b1) d_prev g
+        v <- b2 v + (1 - b2) (d_prev g)^2
+        u <- -gamma d_prev (m / (sqrt(v) + d eps) + weight_decay p)
+
+    Needs params. Mishchenko & Defazio 2023, algorithm 4; as in the authors' code the eps takes the new d,
+    the step the old one, and r and s are in units of d_0.
 
     Args:
-      learning_rate: >= 0, or a schedule: a factor of the step, usually 1.
+      learning_rate: alpha >= 0, or a schedule: a factor of the step, usually 1.
       betas: b1, b2 in [0, 1).
-      beta3: b3; None: sqrt(b2).
+      beta3: b3 in [0, 1); None: b3 <- sqrt(b2).
       eps: >= 0.
-      estim_lr0: d at the start, > 0.
+      estim_lr0: d at the start, > 0, d_0 <- estim_lr0.
       estim_lr_coef: a factor of the estimate.
       weight_decay: >= 0.
-      safeguard_warmup: gamma is left out of s, so that a warm-up does not inflate d.
+      safeguard_warmup: gamma is left out of s, so that a warm-up does not inflate d. True: s <- b3 s +
+        d_prev^2 / d_0 g.
 
     Remembers `start`, `mu`, `nu`, `s`; `estim_lr`, d, `r`, and the log of the products of b1 and b2.
     """
@@ -111,12 +118,19 @@ def scale_by_dadapt_adamw(
     estim_lr0: Exact = 1e-6,
     weight_decay: Dynamic = 0.0,
 ):
-    """Adam at the rate lambda = d lr sqrt(1 - b2^t) / (1 - b1^t), d estimated. The whole step, to be added.
+    """Adam at the rate lambda, of which d is estimated; g <- u. The whole step, to be added:
 
-    With c = sqrt(b2):  r <- c r + (1 - c) lambda <g, s / (sqrt(v) + eps)>,  s <- c s + (1 - c) lambda g,
-    d <- max(d, r / ((1 - c) |s|_1)),  u = -m / (sqrt(v') + eps) - weight_decay lambda p, m the average of
-    lambda g. Needs params. Defazio & Mishchenko 2023, algorithm 5; r takes the v before this step, as the
-    authors' code.
+        c <- sqrt(b2)
+        lambda <- d_prev alpha sqrt(1 - b2^t) / (1 - b1^t)
+        r <- c r + (1 - c) lambda <g, s / (sqrt(v) + eps)>_all
+        s <- c s + (1 - c) lambda g
+        d <- max(d, r / ((1 - c) |s|_1_all))
+        m <- b1 m + (1 - b1) lambda g
+        v <- b2 v + (1 - b2) g^2
+        u <- -m / (sqrt(v) + eps) - weight_decay lambda p
+
+    Needs params. Defazio & Mishchenko 2023, algorithm 5; r takes the v before this step, as the authors'
+    code.
 
     Args:
       learning_rate, betas, eps, estim_lr0, weight_decay: as in `scale_by_prodigy`.

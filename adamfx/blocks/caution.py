@@ -16,10 +16,11 @@ def _agree(a, b):
 
 @block
 def cautious():
-    """u <- u [u g > 0], over the part of the leaf that is kept, at least 1e-3.
+    """u <- u [u g > 0] / max(mean([u g > 0]), 0.001): what agrees with g, over the part that is kept.
 
-    g is the gradient as the moments before it saw it. The normaliser is that of the authors' C-AdamW and of
-    timm; the paper's is size / (kept + 1). Stands before the weight decay and the learning rate:
+    g is the gradient as the moments before it saw it, the mean that of the leaf. The normaliser is that of
+    the authors' C-AdamW and of timm; the paper's is size / (kept + 1). Stands before the weight decay and
+    the learning rate:
     `chain(scale_by_moments(0.9, 0.999), bias_correct(), cautious(), scale_by_lr(lr))`. Liang et al. 2024.
     """
 
@@ -32,7 +33,7 @@ def cautious():
 
 @block
 def cautious_weight_decay(weight_decay: Rate):
-    """u <- u + weight_decay p where u and p have one sign: decay only where the step shrinks p anyway.
+    """u <- u + weight_decay p [u p > 0]: decay only where the step shrinks p anyway.
 
     Needs params. In place of `add_decayed_weights`. Chen et al. 2025.
 

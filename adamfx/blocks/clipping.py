@@ -17,7 +17,7 @@ from adamfx.values.constructor import Exact
 
 @block
 def clip(max_delta: Rate):
-    """u <- u held within [-max_delta, max_delta], elementwise.
+    """u <- max(-max_delta, min(u, max_delta)), elementwise.
 
     Args:
       max_delta: >= 0, or a schedule.
@@ -50,7 +50,7 @@ def clip_by_norm(max_norm: Rate):
 
 @block
 def clip_by_global_norm(max_norm: Rate):
-    """u <- u min(1, max_norm / |u|), |u| the norm over all leaves.
+    """u <- u min(1, max_norm / |u|_all), |u|_all the norm over all leaves.
 
     The norm is one reduction; the factor is multiplied in by the leafwise run that follows, without
     a pass of its own. Pascanu et al. 2013, algorithm 1.
@@ -111,7 +111,7 @@ def clip_update_norm(clipping: Rate, eps: Exact = 1e-3):
 def adaptive_grad_clip(
     clipping: Rate, eps: Exact = 1e-3, axis: int | tuple[int, ...] | None = None
 ):
-    """u <- u min(1, clipping max(|p|, eps) / |u|) for each unit, the weights of one output.
+    """u <- u min(1, clipping max(norm_unit(p), eps) / norm_unit(u)), a unit being the weights of one output.
 
     Needs params. Norms are over the whole leaf where it has at most one axis longer than 1; else over axis 0
     of two or three axes, over all but the last of more, as in optax. Brock et al. 2021, eq. 3.
@@ -119,7 +119,8 @@ def adaptive_grad_clip(
     Args:
       clipping: > 0, or a schedule; 0.01 to 0.16 in the paper.
       eps: > 0, the least |p|, so that zero weights may grow.
-      axis: the axes of a norm, an int or a tuple of ints, in place of that choice.
+      axis: the axes of a norm, an int or a tuple of ints, in place of that choice: u <- u min(1, clipping
+        max(norm(p, axis), eps) / norm(u, axis)).
     """
     checks.number("adaptive_grad_clip", "clipping", clipping, low=0)
     checks.number("adaptive_grad_clip", "eps", eps, low=0)

@@ -12,14 +12,19 @@ from adamfx.values.constructor import Dynamic, Exact
 
 @block
 def scale_by_cocob(alpha: Dynamic = 100.0, eps: Exact = 1e-8):
-    """p' = p_0 + C (L + R) / (L max(G + L, alpha L)), number by number. The whole step, to be added.
+    """Every number bets on its gradient, g <- u. The whole step, to be added:
 
-    L the largest |g| so far, G the sum of |g|, C that of -g, R the reward, max(R - g (p - p_0), 0). A
-    factor of the gradient changes almost nothing. Needs params. Orabona & Tommasi 2017, algorithm 2.
+        L <- max(L, abs(g))
+        G <- G + abs(g)
+        R <- max(R - g (p - p_0), 0)
+        C <- C - g
+        p' <- p_0 + C (L + R) / (L max(G + L, alpha L))
+
+    A factor of the gradient changes almost nothing. Needs params. Orabona & Tommasi 2017, algorithm 2.
 
     Args:
       alpha: > 0, the part of L that the first bets are held to.
-      eps: > 0, L at the start.
+      eps: > 0, L at the start, L_0 <- eps.
 
     Remembers `start`, `largest`, `total`, `reward`, `bets`.
     """

@@ -19,10 +19,10 @@ def _first(step):
 
 @block
 def mars(gamma: Dynamic = 0.025, b1: Exact = 0.95, max_norm: Dynamic = 1.0):
-    """c = g + gamma b1 / (1 - b1) (g - g_prev), scaled down to the norm max_norm of its leaf.
+    """c <- u + gamma b1 / (1 - b1) (u - u_prev), u <- c min(1, max_norm / |c|) by the norm of the leaf.
 
     Variance reduction in front of any optimizer: `chain(mars(), adamw(3e-3, 0.95, 0.99))`. The first
-    gradient is its own predecessor. Remembers `previous`, g. Yuan et al. 2024, approximate form.
+    gradient is its own predecessor, u_0 <- u. Remembers `previous`, u. Yuan et al. 2024, approximate form.
 
     Args:
       gamma: >= 0, the strength.
@@ -44,7 +44,7 @@ def mars(gamma: Dynamic = 0.025, b1: Exact = 0.95, max_norm: Dynamic = 1.0):
 
 @block
 def grokfast(decay: Exact = 0.98, strength: Dynamic = 2.0):
-    """u <- u + strength s, s the average of the updates so far, which starts at the first.
+    """s <- decay s + (1 - decay) u, u <- u + strength s, with the average starting at the first, s_0 <- u.
 
     In front of an optimizer it amplifies what changes slowly. Remembers `slow`, s. Lee et al. 2024.
 
@@ -65,7 +65,7 @@ def grokfast(decay: Exact = 0.98, strength: Dynamic = 2.0):
 
 @block
 def scale_by_optimistic_gradient(alpha: Rate = 1.0, beta: Rate = 1.0):
-    """u <- (alpha + beta) u - beta u_prev; the first update is its own predecessor.
+    """u <- (alpha + beta) u - beta u_prev; the first update is its own predecessor, u_0 <- u.
 
     Remembers `previous`, u. Daskalakis et al. 2018; Mokhtari et al. 2020.
 

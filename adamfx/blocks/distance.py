@@ -15,15 +15,15 @@ from adamfx.values.constructor import Exact
 def scale_by_dog(
     init_step: tuple[str, float] = ("heuristic", 1e-6), eps: Exact = 1e-8, per_layer: bool = False
 ):
-    """u <- r / sqrt(G + eps) u, r the largest |p - p_0| so far, G the sum of |u|^2. Ivgi et al. 2023, eq. 2.
+    """r <- max(r, |p - p_0|_all), G <- G + |u|_all^2, u <- r / sqrt(G + eps) u. Ivgi et al. 2023, eq. 2.
 
     Needs params.
 
     Args:
-      init_step: where r begins: ("heuristic", a), a (1 + |p_0|); ("distance", r); ("learning_rate", eta),
-        the first step is eta u and r begins at 0.
+      init_step: where r begins: ("heuristic", a): r_0 <- a (1 + x), x <- |p_0|_all; ("distance", a): r_0 <-
+        a; ("learning_rate", a): at 0, and the first step is u <- [t = 1] a u + [t > 1] r / sqrt(G + eps) u.
       eps: >= 0.
-      per_layer: r and G of each leaf on its own (L-DoG).
+      per_layer: of each leaf on its own (L-DoG). True: r <- max(r, |p - p_0|), G <- G + |u|^2, x <- |p_0|.
 
     Remembers `start`, p_0, and `reach` and `total`, r and G.
     """
@@ -74,15 +74,15 @@ def scale_by_dog(
 
 @block
 def scale_by_dowg(init_estim_sq_dist: Exact | None = None, eps: Exact = 1e-4):
-    """u <- r^2 / (sqrt(v) + eps) u, r the largest |p - p_0| so far, v the sum of r^2 |u|^2.
+    """r <- max(r, |p - p_0|_all^2), v <- v + r |u|_all^2, u <- r / (sqrt(v) + eps) u.
 
     Needs params. The eps is optax's; the paper has none. Khaled et al. 2023, algorithm 1.
 
     Args:
-      init_estim_sq_dist: r^2 at the start, > 0; None: eps.
+      init_estim_sq_dist: r at the start, > 0, r_0 <- init_estim_sq_dist; None: r_0 <- eps.
       eps: >= 0.
 
-    Remembers `start`, p_0, and `reach_square` and `total`, r^2 and v.
+    Remembers `start`, p_0, and `reach_square` and `total`, r and v.
     """
     checks.number("scale_by_dowg", "eps", eps, low=0)
     begin = eps if init_estim_sq_dist is None else init_estim_sq_dist

@@ -14,17 +14,22 @@ from adamfx.values.constructor import Exact
 
 @block
 def scale_by_madgrad(learning_rate: Rate, momentum: Exact = 0.9, eps: Exact = 1e-6):
-    """z = x0 - s / (cbrt(v) + eps), p' = momentum p + (1 - momentum) z.
+    """Dual averaging, in which later gradients weigh more; g <- u is what comes in:
 
-    s <- s + l g, v <- v + l |g|^2, l = (alpha + eps) sqrt(t): later gradients weigh more. The update is
-    p' - p, the learning rate and the sign included. Defazio & Jelassi 2021, algorithm 1.
+        l <- (alpha + eps) sqrt(t)
+        s <- s + l g
+        v <- v + l g^2
+        z <- p_0 - s / (cbrt(v) + eps)
+        p' <- momentum p + (1 - momentum) z
+
+    The update is p' - p, the learning rate and the sign included. Defazio & Jelassi 2021, algorithm 1.
 
     Args:
       learning_rate: alpha >= 0, or a schedule.
       momentum: in [0, 1), the part of the way to z that is not gone.
       eps: > 0, added to the root and, as in the authors' code, to alpha.
 
-    Needs params. Remembers `start`, x0, `total`, s, and `nu`, v.
+    Needs params. Remembers `start`, p_0, `total`, s, and `nu`, v.
     """
     checks.number("scale_by_madgrad", "learning_rate", learning_rate, low=0)
     checks.decay("scale_by_madgrad", momentum, "momentum")

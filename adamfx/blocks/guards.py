@@ -15,7 +15,7 @@ from adamfx.values.constructor import Exact
 
 @block
 def centralize(axis: int = 0):
-    """u <- u minus its mean over all axes but `axis`. Vectors and scalars stay. Yong et al. 2020, eq. 1.
+    """The update less its mean over all axes but `axis`. Vectors and scalars stay. Yong et al. 2020, eq. 1.
 
     Args:
       axis: that of the outputs: -1 for dense kernels (in, out), as in the paper. 0, the default, is optax's.
@@ -32,7 +32,7 @@ def centralize(axis: int = 0):
 
 @block
 def add_noise(eta: Rate, gamma: Exact = 0.55, seed: int = 0):
-    """u <- u + normal noise of variance eta / t^gamma, t = count + 1. Neelakantan et al. 2014, eq. 1.
+    """The update plus normal noise of variance eta / t^gamma, t = count + 1. Neelakantan et al. 2014, eq. 1.
 
     Remembers `key`, made from `seed`; each leaf and step has its own.
 
@@ -68,5 +68,5 @@ def keep_params_nonnegative():
 
 @block
 def zero_nans():
-    """u <- 0 where u is NaN. It hides what is wrong; `skip_nonfinite` leaves such a step out."""
+    """Zeros in place of NaN. It hides what is wrong; `skip_nonfinite` leaves such a step out."""
     return leafwise(lambda u, here: jnp.where(jnp.isnan(u), 0, u))

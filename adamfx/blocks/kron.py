@@ -27,10 +27,10 @@ def scale_by_kron(
     max_dim: int = 8192,
     seed: int = 0,
 ):
-    """u <- Q_L^T Q_L u Q_R^T Q_R, where the triangular Q_L, Q_R make both of these white.
+    """Q_L^T Q_L u Q_R^T Q_R, where the triangular Q_L, Q_R make both of these white.
 
     With noise V, h = u + damping mean|u| V, A = Q_L h Q_R^T, B = Q_L^-T V Q_R^-1:
-    Q_L <- Q_L - precond_lr triu(A A^T - B B^T) Q_L / s(A A^T + B B^T), Q_R with A^T A and B^T B; s a lower
+    Q_L' = Q_L - precond_lr triu(A A^T - B B^T) Q_L / s(A A^T + B B^T), Q_R with A^T A and B^T B; s a lower
     bound of the largest singular value. Vectors and axes longer than max_dim have a diagonal Q. Li 2018;
     Pooladzandi & Li 2024. The authors also balance |Q_L| and |Q_R| at random, which leaves every update as
     it is.

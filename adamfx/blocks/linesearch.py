@@ -106,7 +106,7 @@ def scale_by_backtracking_linesearch(
     rtol: Exact = 0.0,
     store_grad: bool = True,
 ):
-    """u <- a u, a shrunk until f(p + a u) <= (1 + rtol) f(p) + slope_rtol a <u, grad> + atol. Armijo 1966.
+    """a u, with a shrunk until f(p + a u) <= (1 + rtol) f(p) + slope_rtol a <u, grad> + atol. Armijo 1966.
 
     Args:
       max_backtracking_steps: >= 1.
@@ -172,7 +172,7 @@ def scale_by_zoom_linesearch(
     approx_dec_rtol: Exact | None = 1e-6,
     initial_guess_strategy: str = "keep",
 ):
-    """u <- a u, where a meets the strong Wolfe conditions: a bracket, then cubic interpolation within it.
+    """a u, where a meets the strong Wolfe conditions: a bracket, then cubic interpolation within it.
 
     f(a) <= f(0) + slope_rtol a f'(0) and |f'(a)| <= curv_rtol |f'(0)|, f(a) the loss at p + a u. Nocedal &
     Wright 2006, algorithms 3.5 and 3.6; where rounding hides the decrease, the approximate condition of

@@ -22,15 +22,16 @@ def scale_by_polyak(
     eps: Exact = 0.0,
     variant: str = "sps",
 ):
-    """u <- min((f - f_min) / (|u|^2 + eps), max_learning_rate) u; f is the loss, `value=` of update.
+    """u <- min((f - f_min) / (|u|_all^2 + eps), max_learning_rate) u; f is the loss, `value=` of update.
 
-    Loizou et al. 2021, eq. 4; "sps+" takes the gap where it is positive only (Garrigos et al. 2023).
+    Loizou et al. 2021, eq. 4; "sps+" is of Garrigos et al. 2023.
 
     Args:
       max_learning_rate: >= 0.
       f_min: the least value of the loss.
       eps: >= 0.
-      variant: "sps" or "sps+".
+      variant: "sps", or the gap where it is positive only: "sps+": u <- min(max(f - f_min, 0) / (|u|_all^2 +
+        eps), max_learning_rate) u.
     """
     name = "scale_by_polyak"
     checks.number(name, "max_learning_rate", max_learning_rate, low=0)
@@ -156,7 +157,7 @@ def reduce_on_plateau(
     accumulation_size: int = 1,
     min_scale: Dynamic = 0.0,
 ):
-    """u <- scale u; the scale is cut where the loss, `value=` of update, gets no better.
+    """A scale times u; the scale is cut where the loss, `value=` of update, gets no better.
 
     Every accumulation_size losses their mean is judged: below (1 - rtol) best - atol it is the new best;
     else the patience-th miss in a row multiplies the scale by factor, and the next `cooldown` judgements do

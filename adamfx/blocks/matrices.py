@@ -80,21 +80,24 @@ def orthogonalize(
     dtype: Floating = None,
     adaptive: bool = False,
 ):
-    """u <- about U V^T, where u = U S V^T: every singular value goes near one. The word of Muon.
+    """About U V^T of u = U S V^T: every singular value goes near one. The word of Muon.
 
-    X = u / (margin |u| + eps), then for each (a, b, c): X <- a X + (b A + c A^2) X, A = X X^T on the smaller
-    side (Newton-Schulz). Jordan et al. 2024. Remembers nothing.
+        X <- u / (margin |u| + eps)
+        X <- a X + b X @ X^T @ X + c X @ X^T @ X @ X^T @ X for each (a, b, c) of NEWTON_SCHULZ[coefficients]
+        u <- X
+
+    by Newton & Schulz, with X X^T on the smaller side. Jordan et al. 2024. Remembers nothing.
 
     Args:
       coefficients: "jordan", "dion", "polar_express" (its authors take margin=1.02, eps=1e-6), "deepseek",
         "record", or triples (a, b, c), one for each turn.
-      first: the norm that divides u: "frobenius"; "spectral", the largest singular value; "schatten",
-        (sum of S^4)^(1/4); "aol", of each row i the root of sum_j |A_ij| (Boissin et al. 2025). The last
-        two are held at eps at least.
+      first: the norm that divides u: "frobenius"; the largest singular value, "spectral": X <- u / (margin
+        norm_spectral(u) + eps); (sum of S^4)^(1/4), "schatten": X <- u / max(sqrt(|u @ u^T|), eps); of each
+        row i the root of sum_j |A_ij|, "aol": X <- u / max(norm_aol(u), eps), as Boissin et al. 2025.
       eps: >= 0.
       margin: > 0.
       dtype: of the iteration, such as "bfloat16"; None: that of the update.
-      adaptive: times <u, X>, the dual norm of u (Bernstein & Newhouse 2024), as in optax.
+      adaptive: times the dual norm of u (Bernstein & Newhouse 2024), as in optax. True: u <- <u, X> X.
     """
     name = "orthogonalize"
     turns = NEWTON_SCHULZ.get(coefficients) if isinstance(coefficients, str) else coefficients
@@ -148,12 +151,12 @@ SHAPES = {
 
 @block
 def scale_by_shape(by: str = "fan", factor: Dynamic = 1.0, outputs: int = -1):
-    """u <- factor s u, with s from the shape of the matrix.
+    """x <- size(u, outputs) / size(u, -3 - outputs), outputs over inputs; u <- factor sqrt(max(1, x)) u.
 
     Args:
-      by: "fan" sqrt(max(1, outputs / inputs)) (Jordan, torch, optax); "max" sqrt(max(inputs, outputs)), which
-        with factor 0.2 has the RMS of Adam's updates (Moonlight, Keras); "ratio" sqrt(outputs / inputs) and
-        "inputs" 1 / inputs (Scion).
+      by: "fan", as above (Jordan, torch, optax); the longer side, "max": u <- factor sqrt(max(size(u, -1),
+        size(u, -2))) u, which with factor 0.2 has the RMS of Adam's updates (Moonlight, Keras); "ratio": u <-
+        factor sqrt(x) u; "inputs": u <- factor / size(u, -3 - outputs) u (Scion).
       factor: a number.
       outputs: the axis of the outputs, -1 or -2; -2 for kernels as torch has them.
     """
@@ -171,12 +174,13 @@ def scale_by_shape(by: str = "fan", factor: Dynamic = 1.0, outputs: int = -1):
 
 @block
 def normalize_over(axis: int | None = None, rms: bool = False, eps: Exact = 0.0):
-    """u <- u / (|u| + eps), the norm over this axis; a zero u stays zero.
+    """u <- u / (norm(u, axis) + eps), the norm over this axis; a zero u stays zero.
 
     Args:
       axis: -1: each row, all weights that leave an input; -2: each column, all that enter an output; None:
         each matrix. A vector is normalized as a whole.
-      rms: divides by the root of the mean square rather than by the norm.
+      rms: divides by the root of the mean square rather than by the norm. True: u <- u / (RMS(u, axis) +
+        eps).
       eps: >= 0.
     """
     checks.choice("normalize_over", "axis", axis, (None, -1, -2))

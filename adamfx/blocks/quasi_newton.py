@@ -16,7 +16,7 @@ def _dot(x, y):
 
 @block
 def scale_by_lbfgs(memory_size: int = 10, scale_init_precond: bool = True):
-    """u <- H u, H the inverse Hessian that the last k pairs s = p - p_prev, y = u - u_prev tell. L-BFGS.
+    """H u, H the inverse Hessian that the last k pairs s = p - p_prev, y = u - u_prev tell. L-BFGS.
 
     The two-loop recursion on coefficients: only the inner products of s, y and u are summed over the
     leaves, once per step. A pair without curvature, <s, y> <= 1e-10 |s| |y|, is left out; optax keeps it.
@@ -98,7 +98,7 @@ BETAS = ("polak_ribiere", "fletcher_reeves", "hestenes_stiefel", "dai_yuan")
 
 @block
 def scale_by_conjugate_gradient(method: str = "polak_ribiere", restart_every: int | None = None):
-    """u <- g + max(beta, 0) u_prev, and g alone where that is no descent. Nocedal & Wright 2006, section 5.2.
+    """g + max(beta, 0) u_prev, and g alone where that is no descent. Nocedal & Wright 2006, section 5.2.
 
     With y = g - g_prev, beta is <g, y> / <g_prev, g_prev> (Polak & Ribiere), <g, g> / <g_prev, g_prev>
     (Fletcher & Reeves), -<g, y> / <u_prev, y> (Hestenes & Stiefel) or -<g, g> / <u_prev, y> (Dai & Yuan),

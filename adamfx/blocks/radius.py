@@ -30,7 +30,8 @@ def uw_floor(ratio: Dynamic = 0.35, per_row: bool = False):
 
     Args:
       ratio: >= 0.
-      per_row: norms of the weights of each output, over the axis -2, rather than of the matrix.
+      per_row: norms of the weights of each output, over the axis -2, rather than of the matrix. True: u <- u
+        max(1, ratio norm(p, -2) / norm(u, -2)).
     """
     checks.number("uw_floor", "ratio", ratio, low=0)
 
@@ -44,7 +45,7 @@ def uw_floor(ratio: Dynamic = 0.35, per_row: bool = False):
 
 @block
 def hyperball(learning_rate: Rate, eps: Exact = 1e-10):
-    """q = p - alpha u |p| / max(|u|, eps), p' = |p| q / |q|: alpha is the angle of the step.
+    """q <- p - alpha u |p| / max(|u|, eps), p' <- |p| q / |q|: alpha is the angle of the step.
 
     In place of `scale_by_lr`, as the last word: p stays on the sphere where it started, without weight
     decay. Needs params. A zero p stays zero. Remembers `learning_rate`, a readout. AdamH, MuonH.
@@ -66,7 +67,7 @@ def hyperball(learning_rate: Rate, eps: Exact = 1e-10):
 
 @block
 def damp_outward(outward: Dynamic = 0.5):
-    """u with this part of its component along p only, where the step would lengthen p.
+    """u <- u + (outward - 1) min(<u, p>, 0) p / |p|^2: less of what would lengthen p.
 
     Needs params. The tangential part turns p and does not lengthen it. A zero p changes nothing.
 
@@ -86,11 +87,16 @@ def _damped(u, p, outward):
 
 @block
 def radial_brake(learning_rate: Rate, outward: Dynamic = 0.5, cautious_decay: Dynamic = 0.0):
-    """p' = (p - alpha u') c, c such that |p'| = |p| - alpha <u', p> / |p|; u' = damp_outward(outward) of u.
+    """A step that changes the length of p, to first order, by what it says, and by nothing else:
 
-    To first order the length of p changes by what the step says, and by nothing else. Then p' shrinks by the
-    part alpha cautious_decay where u' and p have one sign. In place of `scale_by_lr`, as the last word. Needs
-    params. A zero p stays zero. Remembers `learning_rate`, a readout. From the modded-nanogpt record of 2026.
+        u <- u + (outward - 1) min(<u, p>, 0) p / |p|^2
+        q <- p - alpha u
+        r <- max(|p| - alpha <u, p> / |p|, 0)
+        p' <- r q / |q| (1 - alpha cautious_decay [u p > 0])
+
+    First u is damped as by `damp_outward`; at last p' shrinks where u and p have one sign. In place of
+    `scale_by_lr`, as the last word. Needs params. A zero p stays zero. Remembers `learning_rate`, a readout.
+    From the modded-nanogpt record of 2026.
 
     Args:
       learning_rate: alpha >= 0, or a schedule.

@@ -17,14 +17,19 @@ def scale_by_rprop(
     min_step_size: Exact = 1e-6,
     max_step_size: Exact = 50.0,
 ):
-    """u = sign(g) step; the step grows while the sign of g stays, and shrinks where it turns.
+    """A sign s times a step d, which grows while the sign stays, and shrinks where it turns:
 
-    Where g g_prev > 0 the step is multiplied by eta_plus, where < 0 by eta_minus, and held within its
-    bounds; a gradient that has turned counts as 0, now and as the next one's predecessor. Riedmiller & Braun
+        c <- sign(u) s
+        f <- eta_plus [c > 0] + eta_minus [c < 0]
+        d <- [c = 0] d + [f > 0] max(min_step_size, min(max_step_size, f d))
+        s <- [c >= 0] sign(u)
+        u <- s d
+
+    A gradient that has turned counts as 0, now and as the next one's predecessor. Riedmiller & Braun
     1993, in the form of Igel & Huesken 2003 (iRprop-).
 
     Args:
-      learning_rate: > 0, the first step.
+      learning_rate: > 0, the first step, d_0 <- learning_rate.
       eta_minus, eta_plus: in (0, 1) and above 1.
       min_step_size, max_step_size: the bounds of a step.
 

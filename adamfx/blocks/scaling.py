@@ -37,7 +37,7 @@ def scale_by_lr(learning_rate: Rate, *, flip_sign: bool = True):
 
     Args:
       learning_rate: alpha >= 0, or a schedule of the steps done before.
-      flip_sign: whether to negate.
+      flip_sign: whether to negate. False: u <- alpha u.
 
     Remembers `learning_rate`, the rate last applied: a readout. `live` is how one sets it.
     """
@@ -64,9 +64,10 @@ def sign():
 def scale_by_trust_ratio(
     min_norm: Exact = 0.0, trust_coefficient: Exact = 1.0, eps: Exact = 0.0, *, mask: Mask = None
 ):
-    """u <- coefficient |p| / (|u| + eps) u for each leaf; u as it is where |p| or |u| is 0.
+    """r <- trust_coefficient max(|p|, min_norm) / (max(|u|, min_norm) + eps), u <- (r + [r = 0]) u, by leaf.
 
-    Needs params. You et al. 2017 (LARS, algorithm 1), 2020 (LAMB, algorithm 2).
+    Where |p| or |u| is 0, so is r, and u stays as it is. Needs params. You et al. 2017 (LARS, algorithm 1),
+    2020 (LAMB, algorithm 2).
 
     Args:
       min_norm: both norms are at least this.
@@ -91,9 +92,9 @@ def scale_by_trust_ratio(
 
 @block
 def scale_by_past_rms(decay: Exact, eps: Exact = 1e-6):
-    """u <- sqrt(s + eps) u, s the moving average of |u|^2 over the PAST outputs: AdaDelta's units.
+    """u <- sqrt(s + eps) u, then s <- b s + (1 - b) u^2, the average over the PAST outputs: AdaDelta's units.
 
-    Remembers `nu`, s <- b s + (1 - b) |u|^2 of its own output. Zeiler 2012, algorithm 1.
+    Remembers `nu`, s. Zeiler 2012, algorithm 1.
 
     Args:
       decay: b in [0, 1).
@@ -154,7 +155,7 @@ def scale_by_param_block_rms(min_scale: Exact = 1e-3):
 
 @block
 def normalize_by_update_norm(scale_factor: Dynamic = 1.0, eps: Exact = 1e-6):
-    """u <- scale_factor u / (|u| + eps), |u| the norm over all leaves.
+    """u <- scale_factor u / (|u|_all + eps), |u|_all the norm over all leaves.
 
     Args:
       scale_factor: a finite number.
@@ -171,7 +172,7 @@ def normalize_by_update_norm(scale_factor: Dynamic = 1.0, eps: Exact = 1e-6):
 
 @block
 def scale_by_path(factors: dict[str, float], default: Dynamic = 1.0):
-    """u <- factor u, the factor that of the first pattern which the path of the leaf matches.
+    """Each leaf times the factor of the first pattern that its path matches.
 
         chain(adamw(1e-3), scale_by_path({"embed/*": 0.1, "*/bias": 2.0}))
         scale_by_path({f"layer{i}/*": 0.9 ** (11 - i) for i in range(12)})    # layer-wise rates

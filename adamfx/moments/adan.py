@@ -22,10 +22,15 @@ def scale_by_adan(
     eps: Exact = 1e-8,
     eps_root: Exact = 0.0,
 ):
-    """u = (m_hat + b2 d_hat) / (sqrt(v_hat + eps_root) + eps), with d the average of g - g_prev.
+    """Moments of the gradient and of its change, each divided by its mass:
 
-    m averages g by b1, d the differences by b2, v averages |g + b2 (g - g_prev)|^2 by b3; each is divided
-    by its mass. The first gradient is its own predecessor. Xie et al. 2022, algorithm 1; the coefficient is
+        m <- b1 m + (1 - b1) g
+        d <- b2 d + (1 - b2) (g - g_prev)
+        v <- b3 v + (1 - b3) (g + b2 (g - g_prev))^2
+        c <- m / (1 - prod(b1)) + b2 d / (1 - prod(b2))
+        u <- c / (sqrt(v / (1 - prod(b3)) + eps_root) + eps)
+
+    The first gradient is its own predecessor, g_0 <- g. Xie et al. 2022, algorithm 1; the coefficient is
     b2 as in the authors' code, where optax has 1 - b2.
 
     Args:

@@ -31,14 +31,16 @@ def needs_side(name: str, side: Side | None, which: str) -> Side:
 
 @block
 def bias_correct(side: str | None = None):
-    """Divides each moment by its mass: m_hat = m / w1, v_hat = v / w2; w = 1 - b^t for a constant b.
+    """Divides each moment by its mass: m <- m / w1, v <- v / w2 + [w2 = 0]; w = 1 - b^t for a constant b.
 
     The mass is the sum of the weights that the average has given out, so the correction is exact
-    for scheduled decays. Sums, traces and maxima have mass one. With `where="hat"`, eps is divided
-    along with the root it was added to. Kingma & Ba 2015, section 3.
+    for scheduled decays. Sums, traces and maxima have mass one; at the first step a lagging moment has
+    none, adds nothing, and divides by one. With `where="hat"`, the eps added to the root is divided with it:
+    e <- e / sqrt(w2). Kingma & Ba 2015, section 3.
 
     Args:
-      side: "first" or "second" for that moment alone; None for both.
+      side: for one moment alone. "first": m <- m / w1 only; "second": v <- v / w2 + [w2 = 0], e <- e /
+        sqrt(w2) only. None for both.
     """
     checks.choice("bias_correct", "side", side, (None, "first", "second"))
 
@@ -69,14 +71,16 @@ def bias_correct(side: str | None = None):
 
 @block
 def nesterov(decay: Decay | None = None):
-    """Looks ahead: the first moment's own recursion once more, on the same gradient.
+    """Looks ahead, m <- b1_next m + c1 g: the first moment's own recursion once more, on the same gradient.
 
-    Uncorrected, b m + gain g: Nesterov's momentum for a trace. After bias_correct, Dozat's form
-    with the mass of the next step: b' m / w_{t+1} + (1 - b) g / w_t. Nesterov 1983; Dozat 2016.
+    b1 and c1 are its decay and its gain, 1 - b1 for an average. Uncorrected, this is Nesterov's momentum
+    for a trace. After `bias_correct`, m <- b1_next m w1 / w1_next + c1 g / w1, Dozat's form with the mass of
+    the next step. Nesterov 1983; Dozat 2016.
 
     Args:
-      decay: another decay than the moment's, with a mass of its own (torch's NAdam; Lion with its
-        b1). None: the moment's.
+      decay: b in [0, 1), another decay than the moment's (torch's NAdam; Lion with its b1), with a mass of
+        its own, w <- 1 - prod(b): m <- b m + (1 - b) g; after `bias_correct`, m <- b_next m w1 / w_next +
+        (1 - b) g / w. None: the moment's.
     """
     if decay is not None:
         checks.decay("nesterov", decay)
@@ -104,9 +108,10 @@ def nesterov(decay: Decay | None = None):
 
 @block
 def running_max():
-    """v <- the largest second moment so far. Before bias_correct torch's AMSGrad, after it optax's.
+    """The largest second moment so far: v_max <- max(v_max, v), v <- v_max.
 
-    Remembers `nu_max`. Reddi et al. 2018, algorithm 2.
+    Before bias_correct it is torch's AMSGrad, after it optax's. Remembers `nu_max`. Reddi et al. 2018,
+    algorithm 2.
     """
 
     def init(p):
@@ -127,7 +132,7 @@ def running_max():
 
 @block
 def center():
-    """v <- v - |m|^2, the variance; the numerator is the gradient again. Graves 2013, eq. 40."""
+    """v <- max(v - m^2, 0), the variance, and m <- g, the gradient itself. Graves 2013, eq. 40."""
 
     def leaf(r, here):
         m = needs_side("center", r.first, "first moment").value
@@ -140,16 +145,22 @@ def center():
 
 @block
 def rectify(threshold: Exact = 5.0):
-    """RAdam: u = r_t m / sqrt(v) where the variance of v is tractable, else u = m.
+    """RAdam: m is divided, and rectified by r, only where the variance of v is tractable:
 
-    rho_inf = 2/(1 - b2) - 1,  rho_t = 2 c_t - 1,  and where rho_t >= threshold
-    r_t = sqrt((rho_t - 4)(rho_t - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho_t)).
+        a <- 1 + (1 - c2 / w2) a
+        rho <- 2 a - 1
+        l <- 2 / c2 - 1
+        r <- sqrt(max((rho - 4) (rho - 2), 0) l / ((l - 4) (l - 2) rho))
+        u <- r u [rho >= threshold] + m [rho < threshold]
 
-    c_t is the mean age of the gradients in v, 1 for the newest. The recursion
-    c_t = 1 + (1 - (1 - b2)/w_t) c_{t-1} gives the paper's rho_inf - 2 t b^t/(1 - b^t) without its
-    cancellation (5e-5 in float32), and holds for scheduled decays. Liu et al. 2020, algorithm 2.
+    l is the paper's rho_inf, c2 = 1 - b2. a is the mean age of the gradients in v, 1 for the newest; its
+    recursion gives the paper's rho = rho_inf - 2 t b^t/(1 - b^t) without its cancellation (5e-5 in float32),
+    and holds for scheduled decays. Liu et al. 2020, algorithm 2.
 
-    Remembers `age`, c_t. Follows bias_correct; it divides, so no correction may follow it.
+    Args:
+      threshold: > 4.
+
+    Remembers `age`, a. Follows bias_correct; it divides, so no correction may follow it.
     """
     checks.number("rectify", "threshold", threshold, low=4)  # r_t is the root of rho_t - 4
 

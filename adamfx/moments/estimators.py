@@ -107,17 +107,19 @@ def ema(
     eps: Exact = 0.0,
     storage: Storage | None = None,
 ):
-    """Exponential moving average: s <- s + (1 - b)(x - s) + eps, mass w <- b w + (1 - b).
+    """Exponential moving average: s <- b s + (1 - b) x + eps from s_0 <- initial, of mass w <- 1 - prod(b).
 
-    The form s + (1 - b)(x - s) keeps float32 to its last digits where b s + (1 - b) x drifts.
+    Computed as s + (1 - b)(x - s), which keeps float32 to its last digits where b s + (1 - b) x drifts.
 
     Args:
       decay: b in [0, 1); a number, an array, or a schedule.
-      of: the statistic x: "value" g, "square" |g|^2, "abs" |g|, "deviation" |g - m|^2 from the new
-        first moment, "innovation" from the one before, "norm_square" the sum of |g|^2 over the leaf,
-        "left" g g^T, "right" g^T g; or a statistic such as mean_square(-2). None: g on the left of
-        scale_by_moments, |g|^2 on the right.
-      first_whole: the first x enters with weight one; then the mass is one from the start.
+      of: the statistic: "value": x <- g; "square": x <- g^2; "abs": x <- abs(g); "deviation": x <-
+        (g - m)^2, from the new first moment; "innovation": x <- (g - m_prev)^2, from the one before;
+        "norm_square": x <- |g|^2, the sum of squares over the leaf; "left": x <- g @ g^T; "right": x <-
+        g^T @ g; or a statistic such as mean_square(-2). None: g on the left of scale_by_moments, |g|^2 on
+        the right.
+      first_whole: the first x enters with weight one. True: s <- [t = 1] x + [t > 1] (b s + (1 - b) x) +
+        eps, w <- 1.
       initial: s before the first step (not part of the mass).
       eps: added to s at every step (AdaBelief).
       storage: how s is kept: None, as it is; factored(), cover(), cast("bfloat16"), ...
@@ -136,7 +138,9 @@ def ema(
 
 @estimator
 def seldom(decay: Decay, every: int, *, of: Any = None):
-    """ema of what comes in at steps 0, k, 2k, ..., never corrected; between them s stays. Sophia.
+    """s <- [mod(n, k) = 0] (b s + (1 - b) x) + [mod(n, k) > 0] s: ema of every k-th x, never corrected.
+
+    Sophia's.
 
     Args:
       decay: b in [0, 1), or a schedule.
@@ -164,7 +168,13 @@ def trace(
 ):
     """Momentum: s <- b s + (1 - dampening) x. Never corrected. Polyak 1964.
 
-    `first_whole` gives the first x the weight one whatever the dampening, as torch does.
+    Args:
+      decay: b in [0, 1), or a schedule.
+      dampening: in [0, 1].
+      of: the statistic, as in `ema`.
+      first_whole: the first x has weight one whatever the dampening, as in torch. True: s <- b s +
+        (1 - dampening [t > 1]) x.
+      storage: as in `ema`.
     """
     checks.decay("trace", decay)
     checks.number("trace", "dampening", dampening, low=0, high=1)
@@ -181,7 +191,13 @@ def trace(
 
 @estimator
 def total(initial: Exact = 0.0, *, of: Any = None, storage: Storage | None = None):
-    """Sum: s <- s + x, from `initial`. Duchi et al. 2011 (AdaGrad)."""
+    """Sum: s <- s + x, from s_0 <- initial. Duchi et al. 2011 (AdaGrad).
+
+    Args:
+      initial: >= 0.
+      of: the statistic, as in `ema`.
+      storage: as in `ema`.
+    """
     checks.number("total", "initial", initial, low=0)
     _check("total", of, storage)
 
@@ -199,11 +215,13 @@ def mean(
     of: Any = None,
     storage: Storage | None = None,
 ):
-    """Mean of all values: s <- s + (x - s) / t^power. Polyak & Juditsky 1992.
+    """Mean of all values: s <- s + (x - s) / (t - offset)^power. Polyak & Juditsky 1992.
 
     Args:
       power: in (0, 1]; 1 is the plain mean, less forgets: 0.8 is Adafactor's decay, 1 - t^-0.8.
       offset: steps that do not count.
+      of: the statistic, as in `ema`.
+      storage: as in `ema`.
     """
     checks.number("mean", "power", power, low=0, high=1)
     _check("mean", of, storage)
@@ -219,7 +237,14 @@ def mean(
 
 @estimator
 def decayed_max(decay: Decay, *, of: Any = "abs", eps: Exact = 0.0, storage: Storage | None = None):
-    """Decaying maximum: s <- max(b s, x + eps), x = |g|. Kingma & Ba 2015, algorithm 2 (AdaMax)."""
+    """Decaying maximum: s <- max(b s, x + eps), x = |g|. Kingma & Ba 2015, algorithm 2 (AdaMax).
+
+    Args:
+      decay: b in [0, 1), or a schedule.
+      of: the statistic, as in `ema`.
+      eps: >= 0, within the maximum.
+      storage: as in `ema`.
+    """
     checks.decay("decayed_max", decay)
     checks.number("decayed_max", "eps", eps, low=0)
     _check("decayed_max", of, storage)
@@ -234,7 +259,14 @@ def decayed_max(decay: Decay, *, of: Any = "abs", eps: Exact = 0.0, storage: Sto
 def yogi_ema(
     decay: Decay, *, of: Any = None, initial: Exact = 1e-6, storage: Storage | None = None
 ):
-    """s <- s - (1 - b) sign(s - x) x; mass 1 - prod b by convention. Zaheer et al. 2018, eq. 5."""
+    """s <- s - (1 - b) sign(s - x) x; its mass by convention w <- 1 - prod(b). Zaheer et al. 2018, eq. 5.
+
+    Args:
+      decay: b in [0, 1), or a schedule.
+      of: the statistic, as in `ema`.
+      initial: where it starts, s_0 <- initial.
+      storage: as in `ema`.
+    """
     checks.decay("yogi_ema", decay)
     _check("yogi_ema", of, storage)
 
@@ -246,7 +278,7 @@ def yogi_ema(
 
 @estimator
 def aggregate(betas: tuple[float, ...] = (0.0, 0.9, 0.99)):
-    """The mean of several traces, v_i <- b_i v_i + g. Lucas et al. 2019 (AggMo).
+    """The mean of several traces, v_i = b_i v_i + g. Lucas et al. 2019 (AggMo).
 
     Keeps `traces`, with one more axis in front.
 

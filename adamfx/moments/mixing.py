@@ -21,7 +21,7 @@ from adamfx.values.constructor import Dynamic, Exact
 
 @block
 def quasi_hyperbolic(nu1: Exact = 0.7, nu2: Exact = 1.0):
-    """m <- (1 - nu1) g + nu1 m, v <- (1 - nu2) |g|^2 + nu2 v. Ma & Yarats 2019.
+    """m <- (1 - nu1) g + nu1 m, v <- (1 - nu2) g^2 + nu2 v. Ma & Yarats 2019.
 
     Args:
       nu1, nu2: in [0, 1]; 1 leaves that moment as it is, 0 puts the gradient in its place.
@@ -60,7 +60,7 @@ def add_gradient(alpha: Rate):
 
 @block
 def add_slow_average(b3: Decay = 0.9999, alpha: Rate = 5.0):
-    """m <- m + alpha s, s <- b3 s + (1 - b3) g, not corrected. Pagliardini et al. 2024 (AdEMAMix).
+    """s <- b3 s + (1 - b3) g, m <- m + alpha s, not corrected. Pagliardini et al. 2024 (AdEMAMix).
 
     Remembers `mu_slow`, s.
 
@@ -86,7 +86,7 @@ def add_slow_average(b3: Decay = 0.9999, alpha: Rate = 5.0):
 
 @block
 def arctan2(a: Dynamic = 1.0, b: Exact = 1.0):
-    """u = a atan2(m, b sqrt(v)): a division without eps, and bounded. Everett et al. 2024 (Adam-atan2).
+    """u <- a atan2(m, b sqrt(v)): a division without eps, and bounded. Everett et al. 2024 (Adam-atan2).
 
     a = 4 / pi makes |m| = sqrt(v) move as Adam does. It divides, so no correction may follow it.
     """
@@ -131,7 +131,7 @@ def stabilize(eps: Exact = 1e-6, threshold: Exact = 1.0):
 
 @block
 def undivided(mask: Mask = None):
-    """u = m: the second moment is dropped, where the mask is True. Needs params for a mask.
+    """u <- m: the second moment is dropped, where the mask is True. Needs params for a mask.
 
     Args:
       mask: a tree of bools, a callable of the parameters that returns one, or None for everywhere.

@@ -220,20 +220,22 @@ def scale_by_moments(
     mu_dtype: Floating = None,
     nu_dtype: Floating = None,
 ):
-    """The first moment over the root of the second: u = m / (sqrt(v + eps_root) + eps).
+    """The first moment over the root of the second: u <- m / (root(v + eps_root) + eps)^(2 power).
 
-    m is what b1 makes of g, v what b2 makes of |g|^2. Without b1 the numerator is g; without b2
-    there is no division. Nothing is corrected: that is a block of its own, `bias_correct`.
-    Kingma & Ba 2015, algorithm 1.
+    m <- b1(g), what b1 makes of g; v <- b2(g^2), what b2 makes of |g|^2. The root is the square root, of a v
+    of degree one v itself. Without b1, m <- g; without b2, u <- m. Nothing is corrected: that is a block of
+    its own, `bias_correct`. Kingma & Ba 2015, algorithm 1.
 
     Args:
       b1, b2: each a number in [0, 1) or a schedule of one (short for `ema`), an estimator, or None.
       eps: >= 0, added to the root.
       eps_root: >= 0, added under the root.
-      where: "out", u = m / (sqrt(v) + eps); "in", m / sqrt(v + eps); "hat", eps is added before v is
-        bias-corrected (the paper's second form); "floor", m / max(sqrt(v), eps).
-      power: in (0, 1], of v in place of the square root: (sqrt(v) + eps)^(2 power) divides (Padam).
-      lag: "first" or "second": that side is used as it was before this step.
+      where: "out", as above; "in": u <- m / root(v + eps_root + eps)^(2 power); "floor": u <- m /
+        max(root(v + eps_root), eps)^(2 power); "hat": e <- eps is added before v is bias-corrected (the
+        paper's second form), u <- m / (root(v + eps_root) + e)^(2 power).
+      power: in (0, 1]; 1/2 is the root (less: Padam).
+      lag: the side that is used as it was before this step. "first": then m <- m_prev, w1 <- w1_prev;
+        "second": then v <- v_prev, w2 <- w2_prev.
       mu_dtype, nu_dtype: how the moments are stored, short for the storage `cast(dtype)`; None: as the
         parameter, float32 at least.
 

@@ -84,10 +84,13 @@ def _transposed(g: Array) -> Array:
 
 @statistic
 def mean_square(axes: int | Sequence[int] | None = None):
-    """The mean of |g|^2 over these axes, each kept with size one; None: over the whole leaf.
+    """x <- mean(g^2, axes), the mean over these axes, each kept with size one.
 
     `mean_square(-2)` is one number per output of a dense kernel (NorMuon, Adam-mini). A leaf that has none
     of these axes, such as a bias, has one number.
+
+    Args:
+      axes: an int or several; None: of the whole leaf.
     """
     wanted = axes if axes is None else (axes,) if isinstance(axes, int) else tuple(axes)
 
@@ -100,7 +103,7 @@ def mean_square(axes: int | Sequence[int] | None = None):
 
 @statistic
 def given(name: str, degree: int = 2, scale: Exact = 1.0):
-    """An extra argument of `update`, a tree like the parameters, as it is given.
+    """x <- scale name: an extra argument of `update`, a tree like the parameters, as it is given.
 
     `given("hessian", degree=1)` averages what `tx.update(..., hessian=tree)` says (Sophia).
 
@@ -118,8 +121,8 @@ def plus_eps(of: Any = "square", eps: Exact = 1e-30):
     """The statistic plus eps, which is averaged with it: Adafactor, CAME.
 
     Args:
-      of: a word, or a statistic.
-      eps: >= 0.
+      of: a word or a statistic, as in `ema`.
+      eps: >= 0; then x <- x + eps.
     """
     check("plus_eps", of)
     checks.number("plus_eps", "eps", eps, low=0)

@@ -94,9 +94,10 @@ def cast_stochastically(dtype: Floating):
 def factored(min_dim_size: int = 128):
     """A matrix as the outer product of its row means and column means over the mean of all.
 
-    v = r c / mean(r). Over the two largest axes of a leaf, where both have `min_dim_size` at least; other
-    leaves are kept whole. Rows and columns, nothing of the size of the leaf. The division sees what is
-    kept. Shazeer & Stern 2018, algorithm 2 (Adafactor).
+    What is read is y <- factored(s, min_dim_size), r c / mean(r) of the rows r and columns c. Over the two
+    largest axes of a leaf, where both have `min_dim_size` at least; other leaves are kept whole. Rows and
+    columns, nothing of the size of the leaf. The division sees what is kept. Shazeer & Stern 2018,
+    algorithm 2 (Adafactor).
     """
     min_dim_size = checks.steps("factored", "min_dim_size", min_dim_size, 1)
 
@@ -126,7 +127,7 @@ def factored(min_dim_size: int = 128):
 
 @storage
 def cover():
-    """The largest value of each row, each column, and so on; read as the least of those that cover it.
+    """The largest value of each row, each column, and so on; s_prev <- cover(s_prev) is the least of them.
 
     Anil et al. 2019, SM3-II: `total(storage=cover())` is its accumulator. Vectors are kept whole.
     """

@@ -58,7 +58,7 @@ def on_matrices(
 
 @checked
 def whiten(decay: Exact = 1.0, every: int = 1, eps: Exact = 1e-12, max_dim: int = 10_000):
-    """u <- L^(-1/4) u R^(-1/4), L and R sums (decay 1) or averages of u u^T and u^T u. Gupta et al. 2018.
+    """L^(-1/4) u R^(-1/4), L and R sums (decay 1) or averages of u u^T and u^T u. Gupta et al. 2018.
 
     `kronecker` says what the arguments are.
     """

@@ -11,6 +11,7 @@ and comparing two tree structures compares two pointers.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -97,6 +98,14 @@ class Value:
             else:
                 parts.append(_show(x))
         return f"{constructor.name}({', '.join(parts)})"
+
+    def _repr_latex_(self) -> str | None:
+        """The update rule, for a notebook; None where there is none to tell."""
+        try:
+            equations = importlib.import_module("adamfx.notebook.equations")  # a later room
+            return f"$$\n{equations.latex(self)}\n$$"
+        except Exception:  # looking at a value must never fail
+            return None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Value):

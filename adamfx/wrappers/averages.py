@@ -20,7 +20,7 @@ from adamfx.values.constructor import Inner
 
 @block
 def keep_average(estimator: Estimator | None = None):
-    """s <- s + gain (p' - s), p' the parameter after this step. Leaves the update as it is.
+    """The average s + gain (p' - s) of p', the parameter after this step. Leaves the update, u <- u.
 
     p' is rounded as `step` rounds it; `update` rounds u as well, which for parameters below float32 may
     move p' by one more rounding.

@@ -16,7 +16,7 @@ from adamfx.values.constructor import Exact, Inner
 
 @block
 def graft(direction: Inner, magnitude: Inner = None, eps: Exact = 0.0):
-    """u = d |m| / (|d| + eps), d and m what the two make of one and the same gradient.
+    """u <- direction |magnitude| / (|direction| + eps), of what the two make of one and the same gradient.
 
     Norms are those of each matrix, the last two axes, or of a vector; 0 where d is 0. Agarwal et al. 2020.
 
@@ -24,7 +24,8 @@ def graft(direction: Inner, magnitude: Inner = None, eps: Exact = 0.0):
 
     Args:
       direction: the transformation whose direction is kept.
-      magnitude: the one whose size is kept; None: of what comes in.
+      magnitude: the one whose size is kept; None: that of what comes in, u <- direction |u| / (|direction| +
+        eps).
       eps: >= 0.
 
     Remembers `direction` and `magnitude`, the states of the two.

@@ -20,18 +20,25 @@ from adamfx.values.constructor import Dynamic, Exact, Inner
 
 @block
 def average_iterates(learning_rate: Rate, b1: Exact = 0.9, weight_lr_power: Exact = 2.0):
-    """z <- z + u,  x <- (1 - c) x + c z,  p <- (1 - b1) z + b1 x: the last word of a schedule-free sentence.
+    """The last word of a schedule-free sentence, from z_0 <- p and a_0 <- p:
 
-    c = w / sum of w, w = (the largest learning rate so far)^power. The gradient is taken at p, the model is
-    to be used at x = (p - (1 - b1) z) / b1: `tx.evaluate_at(state, params)`. Needs params. Defazio et al.
-    2024, equations 6 to 8; optax reads the rate of c one step late.
+        l <- max(l, alpha)
+        w <- l^weight_lr_power
+        q <- q + w
+        z <- z + u
+        a <- (1 - w / q) a + w / q z
+        p' <- (1 - b1) z + b1 a
+
+    The gradient is taken at p, the model is to be used at a, the paper's x: `tx.evaluate_at(state, params)`,
+    made as (p - (1 - b1) z) / b1. Needs params. Defazio et al. 2024, equations 6 to 8; optax reads the rate
+    one step late.
 
     Args:
-      learning_rate: that of the words before, a number or a schedule.
+      learning_rate: alpha >= 0, that of the words before, or a schedule.
       b1: in (0, 1).
       weight_lr_power: >= 0; 0 weighs all steps alike.
 
-    Remembers `z`, and `largest_rate` and `weight`, the sum of w.
+    Remembers `z`, and `largest_rate` and `weight`, l and q.
     """
     name = "average_iterates"
     checks.decay(name, b1, "b1")
@@ -90,7 +97,7 @@ def ema_nesterov(
     stop: int | None = None,
     restore: bool = False,
 ):
-    """The gradient at q = p + lambda b, the step from q; b <- decay b + (1 - decay)(p' - p).
+    """The gradient at q = p + lambda b, the step from q; b' = decay b + (1 - decay)(p' - p).
 
     Take the gradient at `tx.gradient_at(state, params)`, as `fit` and `make_step` do. Needs params. arXiv
     2605.25395.
@@ -147,8 +154,9 @@ def _plus(x, y):
 def keep_samples(start: int, every: int = 1):
     """The mean of the parameters after step start, start + every, ...: stochastic weight averaging.
 
-    Leaves the update as it is. Stands last. The model is to be used at the mean, `tx.evaluate_at(state,
-    params)`; before the first sample at p itself. Needs params. Izmailov et al. 2018, algorithm 1.
+    Leaves the update as it is, u <- u. Stands last. The model is to be used at the mean,
+    `tx.evaluate_at(state, params)`; before the first sample at p itself. Needs params. Izmailov et al. 2018,
+    algorithm 1.
 
     Args:
       start: >= 0; at 0 the initial parameters count, too.
@@ -199,7 +207,7 @@ def swa(
 
 @block
 def outer_step(inner: Inner, outer: Inner, every: int):
-    """Every k steps another optimizer takes D = a - p as a gradient, a the p of k steps ago; p <- a + u.
+    """Every k steps another optimizer takes D = a - p as a gradient, a the p of k steps ago; p' = a + u.
 
         outer_step(adamw(4e-4), sgd(0.7, momentum=0.5, nesterov=True), every=30)
 

@@ -18,7 +18,7 @@ from adamfx.values.constructor import Dynamic, Inner
 def lookahead(
     fast_optimizer: Inner, sync_period: int, slow_step_size: Dynamic, reset_state: bool = False
 ):
-    """Every k steps s <- s + a (p - s) and p <- s, s the slow parameters. Zhang et al. 2019, alg. 1.
+    """Every k steps s' = s + a (p - s) and p' = s', s the slow parameters. Zhang et al. 2019, alg. 1.
 
     Needs params. They are ordinary parameters, the fast ones; optax wants pairs of both. The model is to
     be used with the slow ones: `tx.evaluate_at(state, params)`.

@@ -28,7 +28,7 @@ from adamfx.values.constructor import Inner
 
 @block
 def compensate(dtype: Floating = None):
-    """u <- round(u + c), c <- (u + c) - (p' - p), p' what the parameter becomes. Kahan 1965.
+    """u' = round(u + c), c' = (u + c) - (p' - p), p' what the parameter becomes. Kahan 1965.
 
     Needs params. What one step loses to rounding the next ones make good.
 
@@ -58,7 +58,7 @@ def compensate(dtype: Floating = None):
 
 @block
 def round_stochastically(seed: int = 0):
-    """u <- p' - p, p' one of the two neighbours of p + u, in the mean p + u. Gupta et al. 2015.
+    """p' - p, p' one of the two neighbours of p + u, in the mean p + u. Gupta et al. 2015.
 
     Needs params. Parameters of float32 and wider take the update as it is.
 
