@@ -138,6 +138,8 @@ from adamfx.moments.storages import (
     storage,
     uint8,
 )
+from adamfx.notebook.compare import diff
+from adamfx.notebook.words import explain, find
 from adamfx.optimizers.adaptive import (
     adabelief,
     adadelta,
@@ -227,6 +229,7 @@ from adamfx.schedules import (
     constant_schedule,
     cosine_decay_schedule,
     cosine_onecycle_schedule,
+    dozat_schedule,
     exponential_decay,
     inverse_sqrt_schedule,
     join_schedules,
@@ -492,6 +495,9 @@ __all__ = [
     "fit",
     "least_squares",
     "page",
+    "explain",
+    "find",
+    "diff",
     "Fit",
     "History",
     "no_improvement",
@@ -519,6 +525,7 @@ __all__ = [
     "exponential_decay",
     "inverse_sqrt_schedule",
     "lambda_decay_schedule",
+    "dozat_schedule",
     "cosine_decay_schedule",
     "piecewise_constant_schedule",
     "join_schedules",
