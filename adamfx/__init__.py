@@ -139,6 +139,7 @@ from adamfx.moments.storages import (
     uint8,
 )
 from adamfx.notebook.compare import diff
+from adamfx.notebook.tables import show
 from adamfx.notebook.words import explain, find
 from adamfx.optimizers.adaptive import (
     adabelief,
@@ -495,6 +496,7 @@ __all__ = [
     "fit",
     "least_squares",
     "page",
+    "show",
     "explain",
     "find",
     "diff",

@@ -14,8 +14,8 @@ STYLE = """<style>
 .adamfx tr,.adamfx th,.adamfx td{background:transparent!important;color:inherit;text-align:left!important}
 .adamfx th,.adamfx td{border:0;padding:.1em 1.2em .1em 0;vertical-align:top;font-weight:normal}
 .adamfx th{border-bottom:1px solid currentColor;opacity:.7}
-.adamfx td.number{text-align:right!important;font-variant-numeric:tabular-nums}
-.adamfx code{background:transparent;color:inherit;white-space:pre-wrap}
+.adamfx .number{text-align:right!important;font-variant-numeric:tabular-nums}
+.adamfx code{font-size:.92em;background:transparent;color:inherit;white-space:pre-wrap}
 .adamfx details{display:inline-block}.adamfx summary{cursor:pointer}
 .adamfx .less{opacity:.7}.adamfx .minus{color:#b3261e}.adamfx .plus{color:#1a7f37}
 @media(prefers-color-scheme:dark){.adamfx .minus{color:#ff8a80}.adamfx .plus{color:#7ee787}}
@@ -51,12 +51,13 @@ def folded(summary: str, inside: str) -> str:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
     """A table of cells that are HTML; `numbers` says which columns stand to the right."""
 
-    def cell(j: int, x: str) -> str:
-        return f'<td class="number">{x}</td>' if j in numbers else f"<td>{x}</td>"
+    def line(row: Sequence[str], tag: str) -> str:
+        kinds = [' class="number"' * (j in numbers) for j in range(len(row))]
+        cells = (f"<{tag}{k}>{x}</{tag}>" for k, x in zip(kinds, row, strict=True))
+        return f"<tr>{''.join(cells)}</tr>"
 
-    top = "".join(f"<th>{escaped(x)}</th>" for x in head)
-    body = "".join(f"<tr>{''.join(cell(j, x) for j, x in enumerate(row))}</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    top, body = line([*map(escaped, head)], "th"), "".join(line(row, "td") for row in rows)
+    return f"<table><thead>{top}</thead><tbody>{body}</tbody></table>"
 
 
 def aligned(rows: Sequence[Sequence[str]], indent: str = "") -> list[str]:

@@ -11,6 +11,7 @@ and comparing two tree structures compares two pointers.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -97,6 +98,10 @@ class Value:
             else:
                 parts.append(_show(x))
         return f"{constructor.name}({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        """The words as rows, for a notebook."""
+        return importlib.import_module("adamfx.notebook.tables").as_html(self)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Value):
