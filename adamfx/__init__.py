@@ -139,6 +139,7 @@ from adamfx.moments.storages import (
     uint8,
 )
 from adamfx.notebook.compare import diff
+from adamfx.notebook.plots import plot
 from adamfx.notebook.tables import show
 from adamfx.notebook.words import explain, find
 from adamfx.optimizers.adaptive import (
@@ -497,6 +498,7 @@ __all__ = [
     "least_squares",
     "page",
     "show",
+    "plot",
     "explain",
     "find",
     "diff",
