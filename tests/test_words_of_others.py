@@ -272,6 +272,60 @@ def test_three_steps_of_torch(name):
             assert np.abs(q[n] - point[n]).max() <= most * size
 
 
+def keras(name, grads, p):
+    """The parameters after each step, by the formulas of Keras's documentation and source; p is one leaf."""
+    lr, b1, b2, eps = 0.001, 0.9, 0.999, 1e-7
+    m = v = x = np.zeros_like(p)
+    a, product, points = np.full_like(p, 0.1), 1.0, []
+
+    def mu(t):
+        return b1 * (1 - 0.5 * 0.96**t)
+
+    for t, g in enumerate(grads, 1):
+        old, product = m, product * mu(t)
+        m, a = b1 * m + (1 - b1) * g, a + g**2
+        rho = {"Adadelta": 0.95, "RMSprop": 0.9}.get(name, b2)
+        v = np.maximum(b2 * v, abs(g)) if name == "Adamax" else rho * v + (1 - rho) * g**2
+        m_hat, v_hat = m / (1 - b1**t), v / (1 - b2**t)
+        ahead = mu(t + 1) * m / (1 - product * mu(t + 1)) + (1 - mu(t)) * g / (1 - product)
+        if name.startswith("Adam") and name != "Adamax":
+            u = m * np.sqrt(1 - b2**t) / (1 - b1**t) / (np.sqrt(v) + eps)
+        elif name == "Adadelta":
+            u = g * np.sqrt(x + eps) / np.sqrt(v + eps)
+            x = rho * x + (1 - rho) * u**2
+        elif name == "Lion":
+            u = np.sign(b1 * old + (1 - b1) * g)
+            m = 0.99 * old + 0.01 * g
+        elif name == "Lamb":
+            u = m_hat / (np.sqrt(v_hat) + eps)
+            u = u * np.linalg.norm(p) / np.linalg.norm(u)
+        else:
+            u = {
+                "Adamax": m / (1 - b1**t) / (v + eps),
+                "Nadam": ahead / (np.sqrt(v_hat) + eps),
+                "Adagrad": g / np.sqrt(a + eps),
+                "RMSprop": g / np.sqrt(v + eps),
+                "SGD": 10 * g,
+            }[name]
+        p = p - lr * u - lr * 0.004 * p * (name == "AdamW")
+        points.append(p)
+    return points
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "name", [n for n in others.KERAS if n not in ("Adafactor", "Muon", "ScheduleFreeAdamW")]
+)
+def test_three_steps_of_the_formulas_of_keras(name):
+    rng = np.random.default_rng(5)
+    p, grads = rng.normal(size=(4, 3)), 1e-5 * rng.normal(size=(STEPS, 4, 3))
+    tx = found(f"keras.optimizers.{name}")
+    q, state = p, tx.init(p)
+    for g, point in zip(grads, keras(name, grads, p), strict=True):
+        q, state = tx.step(jnp.asarray(g), state, jnp.asarray(q))
+        assert np.abs(q - point).max() <= 1e-11 * np.abs(point - p).max() + 1e-15
+
+
 # ---- explain -------------------------------------------------------------------------------------
 
 

@@ -45,7 +45,7 @@ ELSEWHERE = {
     "add_decayed_weights": (
         "Before the moments it is L2, as in torch's Adam, SGD and RMSprop; after them it is decoupled, as "
         "in AdamW. The default of AdamW is 1e-4 in optax, 1e-2 in torch, 4e-3 in Keras, which decouples "
-        "it for every optimizer, SGD too. Optimisers.jl does not multiply it by the rate."
+        "it for every optimizer, SGD too. Optimisers.jl can leave the rate out of it."
     ),
     "scale_by_lr": (
         "optax has no default; torch has 1e-3 for SGD and Adam, 2e-3 for NAdam and Adamax, 1e-2 for "
