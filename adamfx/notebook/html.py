@@ -43,6 +43,11 @@ def code(text: str) -> str:
     )
 
 
+def indented(inside: str, depth: float) -> str:
+    """HTML further to the right, all lines of it."""
+    return f'<div style="padding-left:{1.5 * depth}em">{inside}</div>' if depth else inside
+
+
 def folded(summary: str, inside: str) -> str:
     """`inside` behind a line to click; both are HTML."""
     return f"<details><summary>{summary}</summary>{inside}</details>"

@@ -109,14 +109,13 @@ def _word(word: Word, depth: int, held: dict[str, float]) -> Iterable[list[str]]
         for name, x in word.arguments.items()
         if not _same(x, defaults[name].default)
     ]
-    margin = f'<span style="padding-left:{1.5 * depth}em"></span>'
     bytes_of = _number(held[word.path]) if held.get(word.path) and not depth else ""
-    yield [margin + html.code(word.name), ", ".join(given), bytes_of]
+    yield [html.indented(html.code(word.name), depth), ", ".join(given), bytes_of]
     labelled = len(word.inside) > 1
     for path, inner in word.inside.items():
         if labelled:
-            label = f'<span style="padding-left:{1.5 * depth + 0.75}em"></span>'
-            yield [label + f'<span class="less">{html.escaped(path)}</span>', "", ""]
+            label = f'<span class="less">{html.escaped(path)}</span>'
+            yield [html.indented(label, depth + 0.5), "", ""]
         for w in words(inner, path):
             yield from _word(w, depth + 1, held)
 

@@ -126,8 +126,7 @@ class Explanation:
             said += [f'<span class="less">{html.escaped("; ".join(e.papers))}</span>'] * bool(
                 e.papers
             )
-            margin = f'<span style="padding-left:{1.5 * e.depth}em"></span>'
-            rows.append([margin + html.code(e.text), "<br>".join(said)])
+            rows.append([html.indented(html.code(e.text), e.depth), "<br>".join(said)])
         return html.page(
             f"<p>{html.escaped(self.whole)}</p>" if self.whole else "",
             html.table(["word", "what it does"], rows),
