@@ -138,6 +138,10 @@ from adamfx.moments.storages import (
     storage,
     uint8,
 )
+from adamfx.notebook.compare import diff
+from adamfx.notebook.plots import plot
+from adamfx.notebook.tables import show
+from adamfx.notebook.words import explain, find
 from adamfx.optimizers.adaptive import (
     adabelief,
     adadelta,
@@ -227,6 +231,7 @@ from adamfx.schedules import (
     constant_schedule,
     cosine_decay_schedule,
     cosine_onecycle_schedule,
+    dozat_schedule,
     exponential_decay,
     inverse_sqrt_schedule,
     join_schedules,
@@ -494,6 +499,11 @@ __all__ = [
     "fit",
     "least_squares",
     "page",
+    "show",
+    "plot",
+    "explain",
+    "find",
+    "diff",
     "Fit",
     "History",
     "no_improvement",
@@ -524,6 +534,7 @@ __all__ = [
     "exponential_decay",
     "inverse_sqrt_schedule",
     "lambda_decay_schedule",
+    "dozat_schedule",
     "cosine_decay_schedule",
     "piecewise_constant_schedule",
     "join_schedules",

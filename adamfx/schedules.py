@@ -168,6 +168,22 @@ def lambda_decay_schedule(init_value: Dynamic, decay_rate: Exact):
 
 
 @schedule
+def dozat_schedule(init_value: Dynamic = 0.9, momentum_decay: Exact = 4e-3):
+    """beta (1 - 0.5 0.96^(t momentum_decay)), t = count + 1: the momentum of NAdam. Dozat 2016.
+
+    For `nesterov`: torch's NAdam has momentum_decay 0.004, Keras's 1.
+    """
+    checks.decay("dozat_schedule", init_value, "init_value")
+    checks.number("dozat_schedule", "momentum_decay", momentum_decay, low=0)
+
+    def at(count):
+        t = (count + 1).astype(jnp.result_type(float))
+        return init_value * (1 - 0.5 * 0.96 ** (t * momentum_decay))
+
+    return at
+
+
+@schedule
 def cosine_decay_schedule(
     init_value: Dynamic, decay_steps: int, alpha: Dynamic = 0.0, exponent: Exact = 1.0
 ):

@@ -26,7 +26,7 @@ def get(state: Any, name: str) -> Any:
 
     Raises KeyError for an unknown or ambiguous name, listing the known ones.
     """
-    known = dict(_entries(_checked("get", state), ""))
+    known = dict(entries(_checked("get", state), ""))
     return known[match_name(name, list(known), "get", "entry of this state")]
 
 
@@ -36,7 +36,7 @@ def set(state: Any, **changes: Any) -> Any:
     Dtypes, shapes and structure stay, so nothing is compiled again. Raises KeyError for an unknown name,
     ValueError for a value of another shape or structure.
     """
-    known = [name for name, _ in _entries(_checked("set", state), "")]
+    known = [name for name, _ in entries(_checked("set", state), "")]
     exact = {match_name(n, known, "set", "entry of this state"): x for n, x in changes.items()}
     return _changed(state, "", exact)
 
@@ -62,10 +62,11 @@ def _inside(x: Any, prefix: str) -> Iterator[tuple[Any, Any, str]]:
             yield key, part, f"{prefix}.{key}" if prefix else str(key)
 
 
-def _entries(x: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+def entries(x: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """(dotted name, what stands there) of all that a state holds, but for live hyperparameters."""
     for _, part, name in _inside(x, prefix):
         if goes_on(part):
-            yield from _entries(part, name)
+            yield from entries(part, name)
         elif jax.tree.leaves(part):
             yield name, part
 

@@ -9,6 +9,7 @@ them by name. A plain dict of the same names is a state, too, and stays one from
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -111,6 +112,10 @@ class State(tuple):
 
     def __repr__(self) -> str:
         return repr({**self})
+
+    def _repr_html_(self) -> str:
+        """What is in it as a table, for a notebook."""
+        return importlib.import_module("adamfx.notebook.tables").as_html(self)
 
     def __reduce__(self):
         return _again, (type(self)._fields, self._parts, tuple(tuple.__iter__(self)))

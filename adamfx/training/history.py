@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,10 @@ class History(dict):
 
     def __copy__(self) -> History:
         return History(self)
+
+    def _repr_html_(self) -> str:
+        """Its last numbers and a line of the loss, for a notebook."""
+        return importlib.import_module("adamfx.notebook.tables").as_html(self)
 
     @property
     def rows(self) -> int:

@@ -107,6 +107,10 @@ class Value:
         except Exception:  # looking at a value must never fail
             return None
 
+    def _repr_html_(self) -> str:
+        """The words as rows, for a notebook."""
+        return importlib.import_module("adamfx.notebook.tables").as_html(self)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Value):
             return NotImplemented
