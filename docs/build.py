@@ -19,12 +19,20 @@ def gather(folder: Path) -> None:
     """All sources of the site, in a new folder."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(DOCS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "notebooks").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "SECURITY.md", folder)
     for path in (ROOT / "notebooks").glob("*.ipynb"):
-        text = path.read_text().replace("](../docs/", "](../")
-        (folder / "notebooks" / path.name).write_text(text)
+        shutil.copy(path, folder / "notebooks")
+    for path in (
+        *folder.glob("*.md"),
+        *folder.glob("notebooks/*.ipynb"),
+    ):  # links, from where they lie now
+        text = path.read_text()
+        path.write_text(
+            text.replace("](../SECURITY.md", "](SECURITY.md").replace("](../docs/", "](../")
+        )
     cards.write_cards(folder / "optimizers")
     cards.write_reference(folder / "api")
+    cards.write_pictures(folder / "pictures")
 
 
 def build(out: Path) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from docstrings import argument, common, paragraphs
+from matplotlib.figure import Figure
 
 import adamfx as fx
 from adamfx import pages
@@ -138,6 +139,39 @@ def write_cards(folder: Path) -> None:
         index += [f"- [`{f.__name__}`]({f.__name__}.md): {first_line(f)}" for f in functions]
         index += ["", "```{toctree}", ":hidden:", "", *names, "```", ""]
     (folder / "index.md").write_text("\n".join(index))
+
+
+LOOKS = {
+    "that warm up": {
+        "warmup_cosine_decay_schedule": (0.0, 1.0, 100, 1000),
+        "warmup_stable_decay_schedule": (0.0, 1.0, 100, 600, 300),
+        "warmup_exponential_decay_schedule": (0.0, 1.0, 100, 300, 0.3),
+        "cosine_onecycle_schedule": (1000, 1.0),
+        "linear_onecycle_schedule": (1000, 1.0),
+    },
+    "that fall": {
+        "cosine_decay_schedule": (1.0, 1000),
+        "linear_schedule": (1.0, 0.0, 1000),
+        "exponential_decay": (1.0, 200, 0.5),
+        "piecewise_constant_schedule": (1.0, {300: 0.5, 700: 0.2}),
+        "inverse_sqrt_schedule": (1.0,),
+        "power_cooling_schedule": (1.0, 500**-1.2, 1000),
+    },
+}
+
+
+def write_pictures(folder: Path) -> None:
+    """Schedules as curves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    counts = jnp.arange(1001)
+    for ax, (title, calls) in zip(figure.subplots(1, 2), LOOKS.items(), strict=True):
+        for n, (name, arguments) in enumerate(calls.items()):
+            values = jax.vmap(getattr(fx, name)(*arguments))(counts)
+            ax.plot(counts, values, "-" if n % 2 else "--", label=name.removesuffix("_schedule"))
+        ax.set(title=f"schedules {title}", xlabel="step", ylabel="rate / peak")
+        ax.legend(fontsize="small", frameon=False)
+    figure.savefig(folder / "schedules.png", dpi=110)
 
 
 def room(name: str) -> str:
