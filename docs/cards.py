@@ -57,20 +57,20 @@ def optimizers() -> dict[str, list]:
     return found
 
 
-def broken(text: str, width: int = 88, indent: str = "") -> str:
-    """A call with a line for each argument where it is longer than the width."""
-    if len(indent + text) <= width or not text.endswith(")"):
-        return indent + text
-    name, _, rest = text.partition("(")
-    depth, start, parts, quoted = 0, 0, [], False
-    for i, c in enumerate(rest):
-        quoted ^= c == '"'
+def broken(text: str, width: int = 80, indent: str = "", end: str = "") -> str:
+    """A call, or a dict, with a line for each part where it is longer than the width."""
+    opening = min((text.find(c) for c in "([{" if c in text), default=-1)
+    if len(indent + text + end) <= width or opening < 0 or text[-1] not in ")]}":
+        return indent + text + end
+    depth, start, parts, quoted = 0, opening + 1, [], False
+    for i, c in enumerate(text[start:], start):
+        quoted ^= c in "\"'"
         depth += 0 if quoted else (c in "([{") - (c in ")]}")
         if (c == "," and not depth and not quoted) or depth < 0:
-            parts.append(rest[start:i].strip())
+            parts.append(text[start:i].strip())
             start = i + 1
-    inner = "".join(broken(p, width, indent + "    ") + ",\n" for p in parts)
-    return f"{indent}{name}(\n{inner}{indent})"
+    inner = "".join(broken(part, width, indent + "    ", ",") + "\n" for part in parts)
+    return f"{indent}{text[: opening + 1]}\n{inner}{indent}{text[-1]}{end}"
 
 
 def bytes_per_parameter(tx, *shape: int) -> str:
@@ -130,7 +130,7 @@ def first_line(function) -> str:
 def write_cards(folder: Path) -> None:
     """Cards, and the page that lists them."""
     folder.mkdir(parents=True, exist_ok=True)
-    index = ["# The optimizers", "", "A card for each, made from the value.", ""]
+    index = ["# Optimizer cards", "", "A card for each optimizer, made from the value.", ""]
     for family, functions in optimizers().items():
         names = [f.__name__ for f in functions]
         for f in functions:
@@ -144,7 +144,7 @@ def write_cards(folder: Path) -> None:
 LOOKS = {
     "that warm up": {
         "warmup_cosine_decay_schedule": (0.0, 1.0, 100, 1000),
-        "warmup_stable_decay_schedule": (0.0, 1.0, 100, 600, 300),
+        "warmup_stable_decay_schedule": (1.0, 100, 600, 300),
         "warmup_exponential_decay_schedule": (0.0, 1.0, 100, 300, 0.3),
         "cosine_onecycle_schedule": (1000, 1.0),
         "linear_onecycle_schedule": (1000, 1.0),
@@ -163,9 +163,9 @@ LOOKS = {
 def write_pictures(folder: Path) -> None:
     """Schedules as curves."""
     folder.mkdir(parents=True, exist_ok=True)
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure = Figure(figsize=(7, 7), layout="constrained")
     counts = jnp.arange(1001)
-    for ax, (title, calls) in zip(figure.subplots(1, 2), LOOKS.items(), strict=True):
+    for ax, (title, calls) in zip(figure.subplots(2, 1), LOOKS.items(), strict=True):
         for n, (name, arguments) in enumerate(calls.items()):
             values = jax.vmap(getattr(fx, name)(*arguments))(counts)
             ax.plot(counts, values, "-" if n % 2 else "--", label=name.removesuffix("_schedule"))

@@ -7,7 +7,7 @@ sys.path[:0] = [str(Path(__file__).parent)]  # the two extensions below
 
 project, author = "adamfx", "the authors of adamfx"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "docstrings", "mathml"]
-exclude_patterns = ["**.ipynb_checkpoints"]
+exclude_patterns = ["**.ipynb_checkpoints", "static"]
 nitpicky = True
 nitpick_ignore = [("py:class", "jax.jaxlib._jax.Array"), ("py:class", "numpy.ndarray")]
 show_warning_types = True
@@ -29,6 +29,8 @@ html_title = "adamfx"
 html_math_renderer = "mathml"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_favicon = "static/icon.svg"
+html_search_scorer = str(Path(__file__).parent / "static" / "scorer.js")
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 html_domain_indices = False

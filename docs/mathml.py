@@ -2,10 +2,19 @@
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.util import logging
+
+LOG = logging.getLogger(__name__)
 
 
 def _write(translator, node, display):
-    translator.body.append(convert(node.astext(), display=display))
+    latex = node.astext().replace("{aligned}", "{align*}")  # of the two the converter knows one
+    found = convert(latex, display=display)
+    if "<mi>&</mi>" in found or "<mi>\\" in found or "<mtext>\\" in found:
+        LOG.warning(
+            "the equation has parts that latex2mathml does not know: %s", latex, location=node
+        )
+    translator.body.append(f'<div class="equation">{found}</div>' if display == "block" else found)
     raise nodes.SkipNode
 
 
