@@ -80,6 +80,13 @@ def bytes_per_parameter(tx, *shape: int) -> str:
     return f"{sum(sizes) / math.prod(shape):.3g}"
 
 
+def equation(tx) -> list[str]:
+    """The update rule, where values can write it."""
+    if not hasattr(tx, "_repr_latex_"):
+        return []
+    return ["## The equation", "", f"$$\n{tx._repr_latex_().strip('$')}\n$$", ""]
+
+
 def card(function) -> str:
     """The page of one optimizer."""
     name = function.__name__
@@ -99,6 +106,7 @@ def card(function) -> str:
         *body,
         "::::",
         "",
+        *equation(tx),
         "## The sentence",
         "",
         f"```python\n{broken(repr(tx))}\n```",

@@ -34,3 +34,4 @@ html_search_scorer = str(Path(__file__).parent / "static" / "scorer.js")
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 html_domain_indices = False
+html_show_copyright = False

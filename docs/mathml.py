@@ -10,6 +10,9 @@ LOG = logging.getLogger(__name__)
 def _write(translator, node, display):
     latex = node.astext().replace("{aligned}", "{align*}")  # of the two the converter knows one
     found = convert(latex, display=display)
+    found = found.replace(
+        "<mo>&#x0005E;</mo></mover>", "<mo>&#x002C6;</mo></mover>"
+    )  # a hat as accent
     if "<mi>&</mi>" in found or "<mi>\\" in found or "<mtext>\\" in found:
         LOG.warning(
             "the equation has parts that latex2mathml does not know: %s", latex, location=node
