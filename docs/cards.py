@@ -132,7 +132,7 @@ def _signature(function) -> str:
 
 
 def first_line(function) -> str:
-    return common(inspect.cleandoc(function.__doc__).partition("\n")[0].replace("|", "¦"))
+    return common(inspect.cleandoc(function.__doc__).partition("\n")[0])
 
 
 def write_cards(folder: Path) -> None:
