@@ -1,8 +1,10 @@
 """Every piece of code in the README and in the documentation runs."""
 
+import re
+
 import jax.numpy as jnp
 import pytest
-from blocks import ROOT, blocks, run_as_a_user
+from blocks import HANGUL, ROOT, assert_same_code, assert_same_text, blocks, run_as_a_user
 
 import adamfx as fx
 
@@ -13,6 +15,7 @@ ELSEWHERE = {"docs/scale.md": "test_scale.py", "docs/coming-from.md": "test_carr
 PAGES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))
 PAGES = [p for p in PAGES if p not in ALONE and p not in ELSEWHERE]
 NEEDS = {"docs/how-to/resume.md": "orbax.checkpoint"}
+TRANSLATED = [page for page in PAGES if page.startswith("docs/ko/")]
 
 
 @pytest.fixture
@@ -48,3 +51,20 @@ def test_a_page_is_short_and_says_what_it_is(page):
 @pytest.mark.parametrize(("page", "module"), ELSEWHERE.items())
 def test_the_others_are_run_elsewhere(page, module):
     assert f'"{page}"' in (ROOT / "tests" / module).read_text()
+
+
+@pytest.mark.parametrize("page", TRANSLATED)
+def test_a_translation_says_and_does_the_same(page):
+    original = page.replace("/ko/", "/")
+    for ours, theirs in zip(blocks(original), blocks(page), strict=True):
+        assert_same_code(ours, theirs)
+    fenced = re.compile("^```.*?^```", re.DOTALL | re.MULTILINE)
+    ours, theirs = (fenced.sub("", (ROOT / name).read_text()) for name in (original, page))
+    assert HANGUL.search(theirs)
+    assert_same_text(ours, theirs)
+    assert f"[한국어](ko/{page.rpartition('/')[2]})" in ours
+    assert f"[English](../{page.rpartition('/')[2]})" in theirs
+
+
+def test_there_is_a_translation():
+    assert TRANSLATED == ["docs/ko/first-steps.md"]

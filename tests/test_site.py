@@ -33,6 +33,7 @@ QUESTIONS = {
     "8-bit": {"how-to/eight-bit-state"},
     "own block": {"write/block"},
     "sweep": {"how-to/sweep"},
+    "첫걸음": {"ko/first-steps"},
 }
 FIRST = 3  # results
 
@@ -125,6 +126,16 @@ def test_a_card_says_what_the_value_says(site):
         "),)", "))"
     )
     assert re.search(r"a matrix of 256 x 256.*?<p>8</p>", text, re.DOTALL)
+
+
+def test_korean_pages_say_that_they_are(site):
+    said = {
+        path.relative_to(site).as_posix()[:-5]
+        for path in site.rglob("*.html")
+        if '<html class="no-js" lang="ko"' in path.read_text()
+    }
+    notebooks = (path.stem for path in (ROOT / "notebooks").glob("*_ko.ipynb"))
+    assert said == {"ko/first-steps", *(f"notebooks/{name}" for name in notebooks)}
 
 
 # ---- in a browser --------------------------------------------------------------------------------
