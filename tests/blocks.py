@@ -58,6 +58,7 @@ def assert_same_code(original, translated):
         if words and HANGUL.search(theirs.value):
             assert isinstance(ours, ast.Constant)
             assert isinstance(ours.value, str)
+            assert " " in ours.value  # a sentence, no key
             assert not facts(ours.value) ^ facts(theirs.value), theirs.value
             theirs.value = ours.value
     assert ast.dump(pairs[0][0]) == ast.dump(pairs[0][1])
