@@ -3,6 +3,7 @@
 # make notebooks    run all notebooks again, in place
 # make bench        speed beside optax (and torch: EXTRA=torch); ARGS=--quick only shows that it runs
 # make test         all tests; make test-fast without the slow group
+# make docs         the documentation as a site, into out/docs; a warning is an error
 # make check        format, lint, types, and the contents of the built wheel
 # make tpu          libtpu into .tpu, 484 MB under Google Cloud's terms, so only if you ask for it. With it bench and
 #                   test also compile for eight TPU chips that are not there, and count what is in the programs
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?=
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: demo experiments notebooks bench tpu test test-fast check format clean
+.PHONY: demo experiments notebooks bench docs tpu test test-fast check format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m adamfx.experiments run digits
@@ -33,6 +34,9 @@ notebooks: $(VENV)/.notebooks
 bench: $(VENV)/.bench
 	$(if $(EXTRA),$(BIN)/python -m pip install -q $(EXTRA))
 	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(VENV)/.docs
+	$(BIN)/python docs/build.py
 
 # Not into .venv: there every process of JAX would look for a TPU.
 tpu: .tpu/libtpu/libtpu.so
@@ -76,6 +80,10 @@ $(VENV)/.notebooks: $(VENV)/.venv pyproject.toml
 
 $(VENV)/.bench: $(VENV)/.venv pyproject.toml
 	$(INSTALL) -e '.[bench]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.venv pyproject.toml
+	$(INSTALL) -e '.[docs]'
 	touch $@
 
 $(VENV)/.test: $(VENV)/.venv pyproject.toml

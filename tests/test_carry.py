@@ -1,9 +1,9 @@
 """A run carried over from optax or torch goes on as it would have there, and carried back goes on there."""
 
-import pathlib
 import re
 import sys
 
+import blocks
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -828,11 +828,8 @@ def test_what_to_install(monkeypatch, name, module, words):
 def test_the_code_of_the_page_runs(tmp_path, torch, monkeypatch):
     pytest.importorskip("safetensors")
     monkeypatch.chdir(tmp_path)
-    page = (pathlib.Path(__file__).parents[1] / "docs" / "coming-from.md").read_text()
-    held: dict = {}
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-            exec(compile(code, "coming-from.md", "exec"), held)
+    held = blocks.run_as_a_user("docs/coming-from.md")
+    page = (blocks.ROOT / "docs" / "coming-from.md").read_text()
     assert held["state"]["count"] == 6
     for name in OPTAX_STATES:
         assert name in page

@@ -4,8 +4,10 @@ import pathlib
 
 import nbformat
 import pytest
+from blocks import HANGUL, assert_same_code, assert_same_text
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+TRANSLATED = [path for path in NOTEBOOKS if path.stem.endswith("_ko")]
 
 
 def outputs(notebook):
@@ -16,8 +18,8 @@ def pictures(notebook):
     return [o for o in outputs(notebook) if "image/png" in o.get("data", {})]
 
 
-def test_there_are_eight_and_the_first_in_two_languages():
-    assert [p.name[0] for p in NOTEBOOKS] == list("112345678")
+def test_there_are_eight_and_the_first_two_in_two_languages():
+    assert [p.name[0] for p in NOTEBOOKS] == list("1122345678")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -31,3 +33,23 @@ def test_committed_outputs(path):
     code = [c for c in notebook.cells if c.cell_type == "code"]
     assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
     assert path.stat().st_size < 2_000_000
+
+
+def texts(notebook):
+    """What cells print and what they return as text; pictures and widgets apart."""
+    found = [(o.get("text"), o.get("data", {}).get("text/plain")) for o in outputs(notebook)]
+    return [pair for pair in found if any(pair)]
+
+
+@pytest.mark.parametrize("path", TRANSLATED, ids=lambda p: p.stem)
+def test_a_translation_says_and_does_the_same(path):
+    translated = nbformat.read(path, as_version=4)
+    original = nbformat.read(path.with_stem(path.stem.removesuffix("_ko")), as_version=4)
+    for ours, theirs in zip(original.cells, translated.cells, strict=True):
+        assert (theirs.id, theirs.cell_type) == (ours.id, ours.cell_type)
+        if ours.cell_type == "code":
+            assert_same_code(ours.source, theirs.source)
+        else:
+            assert HANGUL.search(theirs.source)
+            assert_same_text(ours.source, theirs.source)
+    assert texts(translated) == texts(original)

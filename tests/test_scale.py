@@ -1,8 +1,6 @@
 """Where a state lies: its shapes and shardings before it is made, shared out over devices, on the host."""
 
-import pathlib
-import re
-
+import blocks
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -461,7 +459,6 @@ def test_what_looks_at_all_leaves_is_refused_on_several_meshes():
 
 @REDUCED
 def test_the_code_of_the_page_runs():
-    page = (pathlib.Path(__file__).parents[1] / "docs" / "scale.md").read_text()
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
     params = {"w": jnp.ones((16, 4)), "v": jnp.ones((4, 4))}
     batches = np.ones((8, 32, 16), np.float32)
@@ -469,9 +466,5 @@ def test_the_code_of_the_page_runs():
         params = jax.tree.map(lambda x: jax.device_put(x, P(None, None)), params)
         held = dict(fx=fx, jax=jax, P=P, mesh=mesh, params=params, grads=params, loss=regression)
         held["eight_batches"] = jax.device_put(batches, P(None, "data"))
-        ran = 0
-        for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-            if "..." not in code:
-                exec(compile(code, "scale.md", "exec"), held)
-                ran += 1
-    assert ran == 6
+        blocks.run("docs/scale.md", held)
+    assert sum("..." not in code for code in blocks.blocks("docs/scale.md")) == 6
