@@ -310,7 +310,7 @@ from adamfx.wrappers.views import (
     view,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     # transformations, and how to write one

@@ -58,3 +58,9 @@ def test_every_figure_of_speed_was_measured():
     shown = re.findall(r"\d\.\d+ \[\d\.\d+, \d\.\d+\]", README + speed)
     assert len(shown) > 15
     assert set(shown) <= rounded
+
+
+def test_it_is_short_and_every_link_leads_somewhere():
+    assert len([w for w in README.split() if re.search(r"\w", w)]) <= 900
+    for path in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (README_FILE.parent / path).exists(), path
