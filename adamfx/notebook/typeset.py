@@ -17,10 +17,15 @@ SPOKEN = {"\\": "/", "{": "(", "}": ")", "`": "", "~": "not "}
 
 
 def words(text: str) -> str:
-    """Prose within mathematics, without signs that mean something there."""
+    """Prose within mathematics. Signs that mean something stand between the texts: within, not two renderers
+    agree about them. What is raised or lowered is so: P^T, Q_L.
+    """
     for sign, spoken in SPOKEN.items():
         text = text.replace(sign, spoken)
-    return "\\text{" + re.sub(r"([_%#&$^])", r"\\\1", text) + "}"
+    text = re.sub(r"\^(\([^()]*\)|-?\w+)", r"}^{\\text{\1}}\\text{", text)
+    text = re.sub(r"\b([A-Za-z])_([A-Za-z0-9]+)", r"\1}_{\\text{\2}}\\text{", text)
+    text = re.sub(r"([%#&$]|_(?!{))", r"}\\\1\\text{", text)
+    return f"\\text{{{text}}}".replace("\\text{}", "")
 
 
 def upright(name: str) -> str:
