@@ -1,5 +1,7 @@
 """Equations as MathML, made when the site is built: browsers draw it, no script and no network is needed."""
 
+import re
+
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.util import logging
@@ -13,7 +15,11 @@ def _write(translator, node, display):
     found = found.replace(
         "<mo>&#x0005E;</mo></mover>", "<mo>&#x002C6;</mo></mover>"
     )  # a hat as accent
-    if "<mi>&</mi>" in found or "<mi>\\" in found or "<mtext>\\" in found:
+    if (
+        "<mi>&</mi>" in found
+        or "<mi>\\" in found
+        or re.search(r"<mtext>([^<]*\\|[^<]*<[^/])", found)
+    ):
         LOG.warning(
             "the equation has parts that latex2mathml does not know: %s", latex, location=node
         )

@@ -25,6 +25,8 @@ def words(text: str) -> str:
     text = re.sub(r"\^(\([^()]*\)|-?\w+)", r"}^{\\text{\1}}\\text{", text)
     text = re.sub(r"\b([A-Za-z])_([A-Za-z0-9]+)", r"\1}_{\\text{\2}}\\text{", text)
     text = re.sub(r"([%#&$]|_(?!{))", r"}\\\1\\text{", text)
+    for sign, said in {"<=": "\\leq ", ">=": "\\geq ", "<": "<", ">": ">"}.items():
+        text = text.replace(sign, f"}}{said}\\text{{")
     return f"\\text{{{text}}}".replace("\\text{}", "")
 
 
