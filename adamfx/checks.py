@@ -1,4 +1,4 @@
-"""Errors of one form: what was received, what is allowed, what to do.
+"""Validation: every message says what came, what is allowed, and what to do.
 
 Arguments are checked when a constructor is called, and only concrete Python numbers for their
 range: what a tracer holds is not known. Trees and shapes are checked while a program is traced, so

@@ -30,7 +30,7 @@ def gather(folder: Path) -> None:
         path.write_text(
             text.replace("](../SECURITY.md", "](SECURITY.md").replace("](../docs/", "](../")
         )
-    cards.write_cards(folder / "optimizers")
+    cards.write_cards(folder / "optimizers", folder / "pictures")
     cards.write_reference(folder / "api")
     cards.write_pictures(folder / "pictures")
 

@@ -14,8 +14,10 @@ from matplotlib.figure import Figure
 
 import adamfx as fx
 from adamfx import pages
+from adamfx.notebook.responses import SURFACES, walk
 
 SIDE = 256  # of the matrix whose state is measured
+RATES, STEPS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0), 300  # of the paths
 FAMILIES = {
     "first_order": "The gradient and its momentum",
     "adaptive": "Adam and its family",
@@ -87,8 +89,51 @@ def equation(tx) -> list[str]:
     return ["## The equation", "", f"$$\n{tx._repr_latex_().strip('$')}\n$$", ""]
 
 
-def card(function) -> str:
-    """The page of one optimizer."""
+def at_its_best(tx):
+    """It at the rate with which it is lowest, over surfaces and steps, and that rate; None if it has none."""
+    if [name.split(".")[-1] for name in tx.hyperparams].count("learning_rate") != 1:
+        return tx, None
+
+    @jax.jit
+    @jax.vmap
+    def heights(rate):
+        ways = [
+            (f, walk(tx.replace(learning_rate=rate), f, start, STEPS))
+            for f, start, *_ in SURFACES.values()
+        ]
+        return sum(jnp.mean(jnp.log10(f(*way.T) + 1e-3)) for f, way in ways)
+
+    best = RATES[int(jnp.nanargmin(heights(jnp.array(RATES))))]
+    return tx.replace(learning_rate=best), best
+
+
+def picture(name: str, tx, matrices: bool, folder: Path) -> list[str]:
+    """What it makes of a spectrum, if it steps matrices; else its way over surfaces."""
+    if matrices:
+        figure = fx.plot(tx, "spectrum")
+        title, says = (
+            "A spectrum",
+            "The singular values of a random matrix, before and after a first step.",
+        )
+    else:
+        try:
+            tx, rate = at_its_best(tx)
+            figure = fx.plot(tx, "paths", steps=STEPS)
+        except ValueError:  # private: of the gradients of single examples
+            return []
+        grid = ", ".join(map(str, RATES))
+        at = (
+            ""
+            if rate is None
+            else f" with the learning rate {rate}, the best of {grid} for these three"
+        )
+        title, says = "A path", f"Its first {STEPS} steps on three surfaces, without noise{at}."
+    figure.savefig(folder / f"{name}.png", dpi=100)
+    return [f"## {title}", "", says, "", f"![{says}](../pictures/{name}.png)", ""]
+
+
+def card(function, matrices: bool, pictures: Path) -> str:
+    """The page of one optimizer; its picture goes to a folder."""
     name = function.__name__
     text, _, rest = fx.page(function).partition("\n\nArgs:\n")
     example = "\n".join(line.strip() for line in rest.splitlines()[-3:])
@@ -118,6 +163,7 @@ def card(function) -> str:
         f"| a matrix of {SIDE} x {SIDE} | {bytes_per_parameter(tx, SIDE, SIDE)} |",
         f"| a vector of {SIDE**2:,} | {bytes_per_parameter(tx, SIDE**2)} |",
         "",
+        *picture(name, tx, matrices, pictures),
         "## Example",
         "",
         f"```python\n{example}\n```",
@@ -135,14 +181,15 @@ def first_line(function) -> str:
     return common(inspect.cleandoc(function.__doc__).partition("\n")[0])
 
 
-def write_cards(folder: Path) -> None:
-    """Cards, and the page that lists them."""
+def write_cards(folder: Path, pictures: Path) -> None:
+    """Cards with pictures, and the page that lists them."""
     folder.mkdir(parents=True, exist_ok=True)
+    pictures.mkdir(parents=True, exist_ok=True)
     index = ["# Optimizer cards", "", "A card for each optimizer, made from the value.", ""]
     for family, functions in optimizers().items():
         names = [f.__name__ for f in functions]
         for f in functions:
-            (folder / f"{f.__name__}.md").write_text(card(f))
+            (folder / f"{f.__name__}.md").write_text(card(f, family == "matrix", pictures))
         index += [f"## {FAMILIES[family]}", ""]
         index += [f"- [`{f.__name__}`]({f.__name__}.md): {first_line(f)}" for f in functions]
         index += ["", "```{toctree}", ":hidden:", "", *names, "```", ""]

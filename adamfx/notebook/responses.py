@@ -94,25 +94,26 @@ SURFACES = {
 }
 
 
-def way(label: str, tx: Any, function: Callable, start: Any, steps: int) -> np.ndarray:
+def walk(tx: Any, function: Callable, start: Any, steps: int) -> jax.Array:
     """The points of an optimizer on a surface, the start first: where the model would be used."""
 
     def loss(p: Any) -> Any:
         return function(*p["x"])
 
-    @jax.jit
-    def run(tx: Any) -> Any:
-        def turn(carry: Any, _: Any) -> Any:
-            p, state = carry
-            here = tx.evaluate_at(state, p)["x"]
-            grads = jax.grad(loss)(tx.gradient_at(state, p))
-            u, state = tx.update(grads, state, p, **_extra(tx, loss, p))
-            return ({"x": p["x"] + u["x"]}, state), here
+    def turn(carry: Any, _: Any) -> Any:
+        p, state = carry
+        here = tx.evaluate_at(state, p)["x"]
+        grads = jax.grad(loss)(tx.gradient_at(state, p))
+        u, state = tx.update(grads, state, p, **_extra(tx, loss, p))
+        return ({"x": p["x"] + u["x"]}, state), here
 
-        p = {"x": jnp.asarray(start, float)}
-        return jax.lax.scan(turn, (p, tx.init(p)), None, steps + 1)[1]
+    p = {"x": jnp.asarray(start, float)}
+    return jax.lax.scan(turn, (p, tx.init(p)), None, steps + 1)[1]
 
-    return computed(label, run, tx)
+
+def way(label: str, tx: Any, function: Callable, start: Any, steps: int) -> np.ndarray:
+    """`walk` as numbers, compiled."""
+    return computed(label, jax.jit(lambda tx: walk(tx, function, start, steps)), tx)
 
 
 # ---- spectra -------------------------------------------------------------------------------------

@@ -193,7 +193,7 @@ class Groups:
         return jax.tree.map(_stack, *group, *group[-1:] * ((self.k or 1) - n))
 
     def pace(self, seconds: float) -> None:
-        """Takes more where a dispatch was short, and fewer where it was long; of equal result."""
+        """Adapts the size of groups to the measured seconds of a dispatch; results do not depend on it."""
         if seconds < SECONDS_PER_DISPATCH:
             self.ahead *= 2
         elif seconds > 2 * SECONDS_PER_DISPATCH:
