@@ -191,3 +191,13 @@ def test_a_history_as_numbers_and_a_line():
 def test_histories_with_little_in_them(columns):
     assert "<x>" not in fx.History(columns)._repr_html_()
     page(fx.History(columns))
+
+
+def test_treescope_shows_the_call():
+    treescope = pytest.importorskip("treescope")
+    tx = fx.chain(fx.clip(1.0), fx.adam(0.1, 0.8))
+    text = treescope.render_to_text(tx)
+    assert text.startswith("chain(")
+    for part in ("scale_by_moments(", "b1=0.8", "clip(", "learning_rate=0.1"):
+        assert part in text
+    assert "PyTree children" not in text

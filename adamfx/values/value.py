@@ -111,6 +111,12 @@ class Value:
         """The words as rows, for a notebook."""
         return importlib.import_module("adamfx.notebook.tables").as_html(self)
 
+    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
+        """The call with its arguments, each to be folded, where treescope shows values."""
+        repr_lib = importlib.import_module("treescope.repr_lib")  # it is there: it asks
+        call = type(self.name, (), {"__module__": "adamfx"})
+        return repr_lib.render_object_constructor(call, self.arguments, path, subtree_renderer)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Value):
             return NotImplemented
