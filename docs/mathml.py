@@ -3,18 +3,16 @@
 import re
 
 from docutils import nodes
-from latex2mathml.converter import convert
 from sphinx.util import logging
+
+from adamfx.notebook.html import equation
 
 LOG = logging.getLogger(__name__)
 
 
 def _write(translator, node, display):
-    latex = node.astext().replace("{aligned}", "{align*}")  # of the two the converter knows one
-    found = convert(latex, display=display)
-    found = found.replace(
-        "<mo>&#x0005E;</mo></mover>", "<mo>&#x002C6;</mo></mover>"
-    )  # a hat as accent
+    latex = node.astext()
+    found = equation(latex, display)
     if (
         "<mi>&</mi>" in found
         or "<mi>\\" in found

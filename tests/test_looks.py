@@ -2,6 +2,7 @@
 
 import html.parser
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -191,6 +192,16 @@ def test_a_history_as_numbers_and_a_line():
 def test_histories_with_little_in_them(columns):
     assert "<x>" not in fx.History(columns)._repr_html_()
     page(fx.History(columns))
+
+
+def test_the_update_rule_is_folded_below(monkeypatch):
+    pytest.importorskip("latex2mathml")
+    text = fx.adam(0.1)._repr_html_()
+    assert text.count("<math") == 1
+    assert "<mn>0.999</mn>" in text
+    assert "<math" not in fx.ndim_at_least(2)._repr_html_()
+    monkeypatch.setitem(sys.modules, "latex2mathml.converter", None)
+    assert "$$\\begin{aligned}" in page(fx.adam(0.1)).text
 
 
 def test_treescope_shows_the_call():

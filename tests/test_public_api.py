@@ -119,7 +119,7 @@ def test_the_architecture_page_names_every_module():
 def test_the_package_needs_only_jax():
     always = {"adamfx", "jax", "numpy", "__future__"}
     inside = {"optax", "optimistix", "orbax", "safetensors", "tqdm"}  # of functions
-    inside |= {"matplotlib", "tensorboardX", "wandb"}
+    inside |= {"latex2mathml", "matplotlib", "tensorboardX", "wandb"}
     import sys
 
     for module in ORDER:

@@ -17,7 +17,9 @@ STYLE = """<style>
 .adamfx .number{text-align:right!important;font-variant-numeric:tabular-nums}
 .adamfx code{font-size:.92em;background:transparent;color:inherit;white-space:pre-wrap}
 .adamfx details{display:inline-block}.adamfx summary{cursor:pointer}
-.adamfx .less{opacity:.7}.adamfx .minus{color:#b3261e}.adamfx .plus{color:#1a7f37}
+.adamfx mtd[columnalign=right]{text-align:right}.adamfx mtd[columnalign=left]{text-align:left}
+.adamfx mtd{padding-inline:0}.adamfx .less{opacity:.7}
+.adamfx .minus{color:#b3261e}.adamfx .plus{color:#1a7f37}
 @media(prefers-color-scheme:dark){.adamfx .minus{color:#ff8a80}.adamfx .plus{color:#7ee787}}
 </style>"""
 LONG = 100  # characters; what is longer is folded
@@ -51,6 +53,20 @@ def indented(inside: str, depth: float) -> str:
 def folded(summary: str, inside: str) -> str:
     """`inside` behind a line to click; both are HTML."""
     return f"<details><summary>{summary}</summary>{inside}</details>"
+
+
+def equation(latex: str, display: str = "block") -> str:
+    """LaTeX as MathML, which browsers draw without a script; without latex2mathml as it is."""
+    try:
+        from latex2mathml.converter import convert
+    except ImportError:
+        return escaped(f"$${latex}$$")
+    found = convert(
+        latex.replace("{aligned}", "{align*}"), display=display
+    )  # it knows one of the two
+    return found.replace(
+        "<mo>&#x0005E;</mo></mover>", "<mo>&#x002C6;</mo></mover>"
+    )  # a hat as accent
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:

@@ -93,13 +93,19 @@ def as_text(x: Any) -> str:
 def _sentence(value: Value) -> str:
     held = _held(value)
     rows = [row for word in words(value) for row in _word(word, 0, held)]
+    rule = _rule(value)
     if not value.has_keys:
-        return html.table(["word", "arguments"], [row[:2] for row in rows])
+        return html.table(["word", "arguments"], [row[:2] for row in rows]) + rule
     total = f"{_number(sum(held.values()))} bytes of state per parameter" if held else ""
     note = f"of a float32 matrix, {SIDE} x {SIDE}" if total else ""
-    return html.table(["word", "arguments", "bytes"], rows, (2,)) + (
-        f'<div>{total} <span class="less">{note}</span></div>' if total else ""
-    )
+    size = f'<div>{total} <span class="less">{note}</span></div>' if total else ""
+    return html.table(["word", "arguments", "bytes"], rows, (2,)) + size + rule
+
+
+def _rule(value: Value) -> str:
+    """The equations, folded: where there is HTML, notebooks do not show the LaTeX beside it."""
+    latex = value._repr_latex_()
+    return html.folded("update rule", html.equation(latex.strip("$\n"))) if latex else ""
 
 
 def _word(word: Word, depth: int, held: dict[str, float]) -> Iterable[list[str]]:
