@@ -59,3 +59,17 @@ def enable_x64():
     from jax.experimental import enable_x64  # where JAX before 0.8 keeps it
 
     return enable_x64()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """A press that comes too late for what is tested, on a machine that stood still, fails one test.
+
+    It would end the worker, and with it the whole run.
+    """
+    try:
+        return (yield)
+    except KeyboardInterrupt:
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            raise
+        pytest.fail("a press reached the test itself")
