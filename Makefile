@@ -4,6 +4,7 @@
 # make bench        speed beside optax (and torch: EXTRA=torch); ARGS=--quick only shows that it runs
 # make test         all tests; make test-fast without the slow group
 # make docs         the documentation as a site, into out/docs; a warning is an error
+# make setup        .venv with all that tests and checks need, and nothing run: see CONTRIBUTING.md
 # make check        format, lint, types, and the contents of the built wheel
 # make tpu          libtpu into .tpu, 484 MB under Google Cloud's terms, so only if you ask for it. With it bench and
 #                   test also compile for eight TPU chips that are not there, and count what is in the programs
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?=
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: demo experiments notebooks bench docs tpu test test-fast check format clean
+.PHONY: demo experiments notebooks bench docs tpu setup test test-fast check format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m adamfx.experiments run digits
@@ -43,6 +44,8 @@ tpu: .tpu/libtpu/libtpu.so
 
 .tpu/libtpu/libtpu.so: | $(VENV)/.venv
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target .tpu '$(LIBTPU)'
+
+setup: $(VENV)/.check
 
 test: $(VENV)/.test
 	$(if $(EXTRA),$(BIN)/python -m pip install -q $(EXTRA))

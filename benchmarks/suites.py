@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import contenders
+from benchmarks import contenders, sweeps
 from benchmarks.contenders import CLIPPED, OPTIMIZERS, Case
 from benchmarks.programs import COLUMNS, LAYOUTS, PEERS, bars, environment, program
 from benchmarks.storage import MAKERS, PROBLEMS, bytes_per_parameter, compared
@@ -538,6 +538,28 @@ def storage(plan: Plan) -> Iterator[Row]:
                 yield Row("storage", what, share, "of rates", bar=1.0, met=met, note=note)
 
 
+# ---- a sweep -------------------------------------------------------------------------------------
+
+
+def sweep(plan: Plan) -> Iterator[Row]:
+    """100 short trainings by fx.sweep and by loops of optax, from nothing compiled to all losses."""
+    if not _has("sklearn"):
+        yield Row("sweep", "left out without scikit-learn", len(sweeps.CONTENDERS) - 1, "loops")
+        return
+    size = sweeps.Size(*plan((20, 5, 300), (2, 2, 5)))
+    with Worker() as worker:
+        times = sweeps.raced(worker, size, plan(3, 2))
+    ours = times.pop("fx.sweep")
+    for name, peer in times.items():
+        r = ratio(ours, peer)._replace(same=float(peer.max() / peer.min()))
+        what = f"{size.members} members, {size.steps} steps, of {name}"
+        note = f"{np.median(ours):.3g} s and {np.median(peer):.3g} s"
+        if name == "one vmap":
+            yield Row("sweep", what, *_unbarred(r), note=note)
+        else:
+            yield _row("sweep", what, r, 0.1, note)
+
+
 SUITES: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "eager": eager,
     "jitted": jitted,
@@ -549,6 +571,7 @@ SUITES: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "memory": memory,
     "accumulation": accumulation,
     "matrices": matrices,
+    "sweep": sweep,
     "programs": programs,
     "storage": storage,
 }

@@ -1,12 +1,17 @@
 """Many runs in one program: each is the run that it would be alone."""
 
 import os
+import pathlib
 import signal
+import subprocess
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from blocks import blocks
 
 import adamfx as fx
 from adamfx.training import callbacks
@@ -35,6 +40,7 @@ def alone(member, params=None, **settings):
     return fx.fit(loss, member.tx, params, BATCHES, progress=False, **settings)
 
 
+KEPT = "JAX_COMPILATION_CACHE_DIR"  # what was compiled before; a user has none
 RATES = {"learning_rate": [1e-3, 1e-2, 0.1], "b2": [0.9, 0.99]}
 
 
@@ -270,6 +276,26 @@ def test_what_does_not_fit():
 def test_logspace():
     assert fx.logspace(-3, -1, 3) == (0.001, 0.01, 0.1)
     assert len(fx.logspace(-4, 0)) == 7
+
+
+def test_twelve_lines_one_compilation_under_a_minute(tmp_path):
+    """The second program of docs/how-to/sweep.md, by itself: digits, two numbers, three seeds, a picture."""
+    pytest.importorskip("sklearn")
+    program = blocks("docs/how-to/sweep.md")[1]
+    assert sum(bool(line.strip()) for line in program.splitlines()) <= 12
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", KEPT)}
+    environment |= {"PYTHONPATH": str(pathlib.Path(fx.__file__).parents[1])}
+    environment |= {"JAX_LOG_COMPILES": "1"}
+    start = time.monotonic()
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    seconds = time.monotonic() - start
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Finished XLA compilation of jit(run)") == 1
+    grid = [fx.adam(rate, b2=b2) for rate in fx.logspace(-4, -1) for b2 in (0.9, 0.999)]
+    assert fx.read(done.stdout.strip()) in grid
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert seconds < 60, seconds
 
 
 # ---- a population --------------------------------------------------------------------------------

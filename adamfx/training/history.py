@@ -11,6 +11,8 @@ import numpy as np
 from adamfx import checks
 from adamfx.values.arguments import checked
 
+_NONE = np.zeros(0)
+
 
 class History(dict):
     """A table by column: `history["loss"]` is an array with one number per step.
@@ -62,9 +64,9 @@ class History(dict):
 
     def extend(self, columns: dict[str, Any]) -> None:
         """Appends rows: arrays of one length, or numbers for the last of the rows there are."""
-        old, new = self.rows, max((len(np.atleast_1d(x)) for x in columns.values()), default=0)
+        old, new = self.rows, max(map(np.size, columns.values()), default=0)
         for name in {**self, **columns}:
-            room = self._room.get(name, np.zeros(0))
+            room = self._room.get(name, _NONE)
             if len(room) < old + new:
                 grown = np.full(max(2 * (old + new), 64), np.nan)
                 grown[: len(room)] = room

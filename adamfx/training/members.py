@@ -219,11 +219,18 @@ def stacked(txs: list, names: Iterable[str]) -> GradientTransformation:
 def _drawn(params: Any, seeds: list[int]) -> Tree:
     """Parameters with a row for each member."""
     if callable(params):
-        unique = {seed: params(jax.random.key(seed)) for seed in dict.fromkeys(seeds)}
-        stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *(unique[seed] for seed in seeds))
+        unique = {seed: at for at, seed in enumerate(dict.fromkeys(seeds))}
+        found = [params(jax.random.key(seed)) for seed in unique]
     else:
-        stacked = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * len(seeds)), params)
-    return shared_out(stacked, len(seeds))
+        found, unique = [params], dict.fromkeys(seeds, 0)
+    found = [jax.tree.map(jnp.asarray, tree) for tree in found]
+    return shared_out(_rows(found, np.array([unique[seed] for seed in seeds])), len(seeds))
+
+
+@jax.jit
+def _rows(found: list, at: Any) -> Tree:
+    """Of several trees, stacked, these rows; one program, not one for each leaf."""
+    return jax.tree.map(lambda *xs: jnp.stack(xs)[at], *found)
 
 
 def shared_out(stacked: Tree, n: int) -> Tree:

@@ -90,7 +90,7 @@ class Run:
     def _before(self) -> int:
         """Of the state, or of the history where that is longer: a new state under a history goes on in it."""
         steps = [int(x) for x in self.history.get("step", np.zeros(0))[-1:]]
-        return max([int(np.max(self.state["count"])), *steps])
+        return max([int(np.max(np.asarray(self.state["count"]))), *steps])
 
     @property
     def total(self) -> int:
