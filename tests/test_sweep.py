@@ -347,6 +347,18 @@ def test_a_population_is_its_moves_by_hand(seeds):
         assert found.members[i].tx == txs[i]
 
 
+def test_a_population_traces_its_evaluation_once():
+    traced = []
+
+    def evaluate(params, state):
+        traced.append(0)
+        return {"val_loss": loss(params, X, Y)}
+
+    _, moves = population(GRID, evaluate=evaluate, evaluate_every=2)
+    assert len({move.step for move in moves}) > 1  # several rounds
+    assert len(traced) == 1
+
+
 def test_a_population_compiles_once_and_ends_well(tmp_path):
     fresh = lambda p, x, y: loss(p, x, y) * 1.75  # noqa: E731
     settings = {"explore_every": 4, "epochs": 4, "steps_per_dispatch": 2, "progress": False}

@@ -72,6 +72,7 @@ class Group:
         self.state: Any = None
         self.history: History | None = None
         self.steps, self.round, self.reason = 0, 0, "steps"
+        self._evaluations: dict[int, Callable] = {}  # by the number of members
 
     @property
     def goes_on(self) -> bool:
@@ -90,9 +91,7 @@ class Group:
             for _ in range(kept - self.steps):
                 next(self.stream, None)
         steps = None if until == math.inf else int(until) - begun
-        evaluate = given.evaluate and _of_all(
-            given.caller, given.evaluate, len(self.rows), evaluated
-        )
+        evaluate = given.evaluate and self._evaluation(given, evaluated)
         run = train(
             given.loss_fn, self.tx, self.params, self.stream, members=True, state=state,
             history=history, has_aux=given.has_aux, steps=steps,
@@ -102,6 +101,13 @@ class Group:
         self.params, self.state, self.history, self.reason = run
         self.steps, self.round = run.history.rows, self.round + 1
         return run
+
+    def _evaluation(self, given: Settings, evaluated: list[str]) -> Callable:
+        """That of all members; as long as they are as many, it is compiled once."""
+        n = len(self.rows)
+        if n not in self._evaluations:
+            self._evaluations = {n: _of_all(given.caller, given.evaluate, n, evaluated)}
+        return self._evaluations[n]
 
     def keep(self, rows: list[int]) -> None:
         """Goes on with these members alone."""
