@@ -9,7 +9,7 @@ import pytest
 
 import adamfx as fx
 from adamfx.engine import leaves, trees
-from benchmarks import contenders, report, suites, timing
+from benchmarks import contenders, report, suites, sweeps, timing
 
 RATE = fx.warmup_cosine_decay_schedule(0.0, 1e-3, 10, 100)
 CLIPPED = fx.chain(fx.clip_by_global_norm(1.0), fx.adamw(RATE))
@@ -131,6 +131,18 @@ def test_table_and_picture_show_what_is_missed(tmp_path):
     rows += [suites.Row(name, "one of each", 1.0, "x", 0.9, 1.1) for name in suites.SUITES]
     report.write(tmp_path, "cpu (test)", False, rows)
     assert {p.name for p in tmp_path.iterdir()} == {"bench.json", "bench.png", "bench.svg"}
+
+
+def test_sweeps_by_hand_find_the_same_losses():
+    pytest.importorskip("sklearn")
+    size = sweeps.Size(2, 2, 4)
+    data = sweeps.batches(size.steps)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as of a user
+        found = [make(size, data) for make in sweeps.CONTENDERS.values()]
+    for losses in found:
+        assert losses.shape == (size.members, size.steps)
+        np.testing.assert_allclose(losses, found[0], sweeps.RTOL, sweeps.ATOL)
+    assert np.ptp(found[0][:, -1]) > 1e-3  # rates and seeds are not all one
 
 
 def test_a_worker_that_fails_says_why():
