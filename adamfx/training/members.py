@@ -91,7 +91,7 @@ class Group:
             for _ in range(kept - self.steps):
                 next(self.stream, None)
         steps = None if until == math.inf else int(until) - begun
-        evaluate = given.evaluate and self._evaluation(given, evaluated)
+        evaluate = given.evaluate and self._evaluation(given.caller, given.evaluate, evaluated)
         run = train(
             given.loss_fn, self.tx, self.params, self.stream, members=True, state=state,
             history=history, has_aux=given.has_aux, steps=steps,
@@ -102,11 +102,11 @@ class Group:
         self.steps, self.round = run.history.rows, self.round + 1
         return run
 
-    def _evaluation(self, given: Settings, evaluated: list[str]) -> Callable:
+    def _evaluation(self, caller: str, evaluate: Callable, evaluated: list[str]) -> Callable:
         """That of all members; as long as they are as many, it is compiled once."""
         n = len(self.rows)
         if n not in self._evaluations:
-            self._evaluations = {n: _of_all(given.caller, given.evaluate, n, evaluated)}
+            self._evaluations = {n: _of_all(caller, evaluate, n, evaluated)}
         return self._evaluations[n]
 
     def keep(self, rows: list[int]) -> None:
