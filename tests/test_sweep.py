@@ -272,6 +272,16 @@ def test_logspace():
     assert len(fx.logspace(-4, 0)) == 7
 
 
+def test_a_wide_map_keeps_its_labels_apart():
+    rates = {"learning_rate": fx.logspace(-4, 0, 13), "b2": [0.9, 0.999]}
+    figure = sweep(rates).plot()
+    figure.canvas.draw()
+    ax = figure.axes[0]
+    for texts in (ax.get_xticklabels(), ax.texts[:13]):
+        boxes = [text.get_window_extent() for text in texts]
+        assert all(a.x1 <= b.x0 for a, b in zip(boxes[:-1], boxes[1:], strict=True))
+
+
 # ---- a population --------------------------------------------------------------------------------
 
 
