@@ -49,7 +49,9 @@ def assert_same_code(original, translated):
     """The two programs are one but for comments, and for Hangul in the place of other words."""
 
     def nodes(code):
-        code = re.sub("^( *)(%.*)$", lambda magic: magic[1] + repr(magic[2]), code, flags=re.MULTILINE)
+        code = re.sub(
+            "^( *)(%.*)$", lambda magic: magic[1] + repr(magic[2]), code, flags=re.MULTILINE
+        )
         return list(ast.walk(ast.parse(code)))
 
     pairs = list(zip(nodes(original), nodes(translated), strict=True))

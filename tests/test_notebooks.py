@@ -28,7 +28,8 @@ def test_it_opens_where_adamfx_is_not_installed(path):
     cells = nbformat.read(path, as_version=4).cells
     first = next(c.source for c in cells if c.cell_type == "code")
     looks, installs = (
-        first.index(x) for x in ('find_spec("adamfx") is None', "%pip install -q 'adamfx[notebooks]'")
+        first.index(x)
+        for x in ('find_spec("adamfx") is None', "%pip install -q 'adamfx[notebooks]'")
     )
     assert looks < installs < first.index("%matplotlib inline") < first.index("import adamfx")
 

@@ -1,5 +1,6 @@
 """Many runs in one program: each is the run that it would be alone."""
 
+import itertools
 import os
 import signal
 
@@ -279,7 +280,7 @@ def test_a_wide_map_keeps_its_labels_apart():
     ax = figure.axes[0]
     for texts in (ax.get_xticklabels(), ax.texts[:13]):
         boxes = [text.get_window_extent() for text in texts]
-        assert all(a.x1 <= b.x0 for a, b in zip(boxes[:-1], boxes[1:], strict=True))
+        assert all(a.x1 <= b.x0 for a, b in itertools.pairwise(boxes))
 
 
 # ---- a population --------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def _map(figure: Any, ax: Any, table: dict[str, list], names: list[str], score: 
             ]
             cells[r, c] = np.mean(found) if found else np.nan
     image = ax.imshow(cells, origin="lower", aspect="auto", cmap="viridis")
-    upright = 90 if len(columns) > 8 else 0  # narrow cells have no room for their numbers side by side
+    upright = 90 if len(columns) > 8 else 0  # narrow cells have no room side by side
     for (r, c), value in np.ndenumerate(cells):
         text = f"{value:.3g}" if math.isfinite(value) else "x"
         ax.text(
