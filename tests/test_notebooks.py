@@ -18,8 +18,20 @@ def pictures(notebook):
     return [o for o in outputs(notebook) if "image/png" in o.get("data", {})]
 
 
-def test_there_are_eight_and_the_first_two_in_two_languages():
-    assert [p.name[0] for p in NOTEBOOKS] == list("1122345678")
+def test_there_are_ten_and_the_first_two_in_two_languages():
+    numbers = sorted(int(p.name.split("_")[0]) for p in NOTEBOOKS)
+    assert numbers == [1, 1, 2, 2, *range(3, 11)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_it_opens_where_adamfx_is_not_installed(path):
+    cells = nbformat.read(path, as_version=4).cells
+    first = next(c.source for c in cells if c.cell_type == "code")
+    looks, installs = (
+        first.index(x)
+        for x in ('find_spec("adamfx") is None', "%pip install -q 'adamfx[notebooks]'")
+    )
+    assert looks < installs < first.index("%matplotlib inline") < first.index("import adamfx")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

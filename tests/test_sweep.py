@@ -1,5 +1,6 @@
 """Many runs in one program: each is the run that it would be alone."""
 
+import itertools
 import os
 import pathlib
 import signal
@@ -296,6 +297,16 @@ def test_twelve_lines_one_compilation_under_a_minute(tmp_path):
     assert fx.read(done.stdout.strip()) in grid
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert seconds < 60, seconds
+
+
+def test_a_wide_map_keeps_its_labels_apart():
+    rates = {"learning_rate": fx.logspace(-4, 0, 13), "b2": [0.9, 0.999]}
+    figure = sweep(rates).plot()
+    figure.canvas.draw()
+    ax = figure.axes[0]
+    for texts in (ax.get_xticklabels(), ax.texts[:13]):
+        boxes = [text.get_window_extent() for text in texts]
+        assert all(a.x1 <= b.x0 for a, b in itertools.pairwise(boxes))
 
 
 # ---- a population --------------------------------------------------------------------------------

@@ -88,12 +88,14 @@ def _map(figure: Any, ax: Any, table: dict[str, list], names: list[str], score: 
             ]
             cells[r, c] = np.mean(found) if found else np.nan
     image = ax.imshow(cells, origin="lower", aspect="auto", cmap="viridis")
+    upright = 90 if len(columns) > 8 else 0  # narrow cells have no room side by side
     for (r, c), value in np.ndenumerate(cells):
         text = f"{value:.3g}" if math.isfinite(value) else "x"
         ax.text(
-            c, r, text, ha="center", va="center", fontsize="small", color=_readable(image, value)
-        )
-    ax.set_xticks(range(len(columns)), [_text(a) for a in columns])
+            *(c, r, text), ha="center", va="center", fontsize="small", rotation=upright,
+            color=_readable(image, value),
+        )  # fmt: skip
+    ax.set_xticks(range(len(columns)), [_text(a) for a in columns], rotation=upright)
     ax.set_yticks(range(len(rows)), [_text(b) for b in rows])
     ax.set(xlabel=x, ylabel=y)
     figure.colorbar(image, ax=ax, label=score)
