@@ -1,11 +1,13 @@
 """Runs the notebooks from clean, in place: python notebooks/execute.py [FILE ...].
 
 An error, or more than three minutes for one of them, ends it with an exit code. Where others use the machine
-too, a notebook may wait for longer than it works; then the time of its processors counts.
+too, a notebook may wait for longer than it works; then the time of its processors counts. One whose metadata
+name a package that is not installed, {"adamfx": {"needs": ["torch"]}}, stays as it is.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import resource
 import sys
 import time
@@ -38,6 +40,12 @@ def execute(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def missing(path: Path) -> list[str]:
+    """What the notebook needs that is not installed."""
+    needs = nbformat.read(path, as_version=4).metadata.get("adamfx", {}).get("needs", [])
+    return [name for name in needs if importlib.util.find_spec(name) is None]
+
+
 def worked() -> float:
     """Seconds that the processors spent on the kernels that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -48,6 +56,9 @@ def main() -> None:
     """Executes and writes the files that are named, or all beside this one."""
     paths = [Path(name) for name in sys.argv[1:]] or sorted(Path(__file__).parent.glob("*.ipynb"))
     for path in paths:
+        if lacking := missing(path):
+            print(f"{path.name}: left as it is, needs {', '.join(lacking)}", flush=True)
+            continue
         began, before = time.perf_counter(), worked()
         notebook = execute(path)
         seconds, work = time.perf_counter() - began, worked() - before

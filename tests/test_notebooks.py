@@ -1,6 +1,8 @@
 """The committed notebooks show their pictures; that they run from clean is what `make notebooks` is for."""
 
+import importlib.util
 import pathlib
+import re
 
 import nbformat
 import pytest
@@ -18,9 +20,26 @@ def pictures(notebook):
     return [o for o in outputs(notebook) if "image/png" in o.get("data", {})]
 
 
-def test_there_are_ten_and_the_first_two_in_two_languages():
-    numbers = sorted(int(p.name.split("_")[0]) for p in NOTEBOOKS)
-    assert numbers == [1, 1, 2, 2, *range(3, 11)]
+def test_they_are_numbered_and_the_first_two_in_two_languages():
+    numbers = sorted(int(re.match(r"\d+", p.name)[0]) for p in NOTEBOOKS)
+    assert numbers == [1, 1, 2, 2, *range(3, 13)]
+    index = (NOTEBOOKS[0].parents[1] / "docs" / "notebooks" / "index.md").read_text()
+    assert not [p.name for p in NOTEBOOKS if f"({p.name})" not in index]
+
+
+def test_what_a_notebook_needs_and_is_not_there_keeps_it_as_it_is(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("nbclient")
+    path = NOTEBOOKS[0].with_name("execute.py")
+    spec = importlib.util.spec_from_file_location("execute", path)
+    execute = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(execute)
+    notebook = nbformat.v4.new_notebook(metadata={"adamfx": {"needs": ["json", "no_such_package"]}})
+    nbformat.write(notebook, tmp_path / "n.ipynb")
+    before = (tmp_path / "n.ipynb").read_bytes()
+    monkeypatch.setattr("sys.argv", ["execute.py", str(tmp_path / "n.ipynb")])
+    execute.main()
+    assert capsys.readouterr().out == "n.ipynb: left as it is, needs no_such_package\n"
+    assert (tmp_path / "n.ipynb").read_bytes() == before
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
