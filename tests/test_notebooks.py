@@ -44,13 +44,12 @@ def test_what_a_notebook_needs_and_is_not_there_keeps_it_as_it_is(tmp_path, caps
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_it_opens_where_adamfx_is_not_installed(path):
-    cells = nbformat.read(path, as_version=4).cells
-    first = next(c.source for c in cells if c.cell_type == "code")
-    looks, installs = (
-        first.index(x)
-        for x in ('find_spec("adamfx") is None', "%pip install -q 'adamfx[notebooks]'")
-    )
-    assert looks < installs < first.index("%matplotlib inline") < first.index("import adamfx")
+    cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    looks = cells[0].index('find_spec("adamfx") is None')
+    installs = cells[0].index("%pip install -q 'adamfx[notebooks]'")
+    code = "\n".join(cells)
+    assert looks < installs < code.index("%matplotlib inline")
+    assert installs < code.index("import adamfx")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

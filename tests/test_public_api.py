@@ -75,6 +75,7 @@ def test_every_public_name_of_a_module_is_exported():
             "as_batch",
             "listen",
             "opened",
+            "replaced",
             "stacked",
             "entries",
         }

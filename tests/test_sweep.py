@@ -106,6 +106,15 @@ def test_what_changes_the_form_is_a_program_of_its_own():
     )
 
 
+def test_a_rate_that_stands_in_several_groups_is_one_number():
+    found = sweep({"learning_rate": [0.01, 0.1]}, fx.muon(0.3), seeds=range(4, 6))
+    assert [m.tx for m in found.members] == [fx.muon(x) for x in (0.01, 0.1) for _ in range(2)]
+    assert [m.seed for m in found.members] == [4, 5, 4, 5]
+    several = fx.partition({"a": fx.adam(0.1)}, {"a": fx.path_matches("a")}, default=fx.sgd(0.2))
+    with pytest.raises(KeyError, match="'learning_rate' is ambiguous"):  # which of the two
+        sweep({"learning_rate": [0.01]}, several)
+
+
 def test_sentences_are_compared():
     txs = {"adam": fx.adam(0.1), "slow": fx.lookahead(fx.sgd(0.1), 2, 0.5)}
     found = sweep({"learning_rate": [0.01, 0.1], "b2": [0.9, 0.99]}, txs, seeds=2)
@@ -378,6 +387,7 @@ def test_a_population_compiles_once_and_ends_well(tmp_path):
     before = callbacks.COMPILED[0]
     found, moves = fx.population(fresh, GRID, fx.adam(0.1), init, BATCHES, **settings)
     assert moves
+    assert {move.step for move in moves} == {4, 8, 12, 16}  # of 20: none after the last batch
     again, same = fx.population(fresh, GRID, fx.adam(0.1), init, BATCHES, **settings)
     assert callbacks.COMPILED[0] == before
     assert same == moves

@@ -175,12 +175,22 @@ def members_of(
     if empty := [name for name, x in given.items() if not x]:
         raise ValueError(f"{caller}: there are no values of {', '.join(empty)}")
     combinations = [dict(zip(names, x, strict=True)) for x in itertools.product(*given.values())]
-    txs = [tx.replace(**x) for x in combinations]
+    txs = [replaced(tx, x) for x in combinations]
     return [
         Member(labels | x, seed, made)
         for x, made in zip(combinations, txs, strict=True)
         for seed in seeds
     ]
+
+
+def replaced(tx: GradientTransformation, values: Mapping) -> GradientTransformation:
+    """With other numbers; the name of several that are equal now, as the rate of all groups, is all of them."""
+    known, changes = tx.hyperparams, {}
+    for name, x in values.items():
+        ends = [n for n in known if n == name or n.endswith("." + name)]
+        one = len({repr(known[n]) for n in ends}) == 1 and name not in known
+        changes |= dict.fromkeys(ends if one else [name], x)
+    return tx.replace(**changes)
 
 
 def _has(tx: GradientTransformation, name: str) -> bool:

@@ -16,6 +16,7 @@ from adamfx.training.members import (
     Settings,
     is_decay,
     members_of,
+    replaced,
     rows_of_groups,
     seeds_of,
     stacked,
@@ -107,8 +108,15 @@ def population(
     evaluated: list[str] = []
     last = math.inf if steps is None else checks.steps("population", "steps", steps)
     until, moves, draw = min(explore_every, last), [], np.random.default_rng(seed)
+    before, where = list(members), found.where
     while True:
+        begun = group.steps
         found.train(group, given, until, evaluated)
+        if (
+            moves and group.steps == begun
+        ):  # the batches had ended: what was drawn last has trained nobody
+            members[:], found.where = before, where
+            moves = [move for move in moves if move.step < begun]
         if not group.goes_on or until == last:
             return found, moves
         order, n = found.ranked(rows), max(1, round(quantile * len(rows)))
@@ -120,10 +128,10 @@ def population(
                 for name in sorted(numbers)
             }
             moves.append(Move(group.steps, loser, parent, changed))
-        before = list(members)
+        before, where = list(members), found.where
         for move in moves[-n:] if len(rows) > 1 else []:
             members[move.member] = before[move.member]._replace(
-                values=move.values, tx=before[move.parent].tx.replace(**move.values)
+                values=move.values, tx=replaced(before[move.parent].tx, move.values)
             )
         group.choose(at)
         group.tx = stacked([members[i].tx for i in rows], values)

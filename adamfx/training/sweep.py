@@ -42,7 +42,7 @@ class Sweep:
     def __init__(self, members: list[Member], score: str | None, sign: int):
         self.members, self.score, self._sign = members, score, sign
         self._runs: list = []
-        self._where: dict[int, tuple[int, int]] = {}  # of each member: which run, and its row there
+        self.where: dict[int, tuple[int, int]] = {}  # of each member: which run, and its row there
         self.reason = "steps"
 
     def train(self, group: Group, given: Settings, until: float, evaluated: list[str]) -> None:
@@ -65,15 +65,15 @@ class Sweep:
             )
 
     def _add(self, rows: Sequence[int], run: Any) -> None:
-        self._where |= {i: (len(self._runs), row) for row, i in enumerate(rows)}
+        self.where = self.where | {i: (len(self._runs), row) for row, i in enumerate(rows)}
         self._runs.append(run)
         self.reason = run.reason
 
     def ended(self) -> Sweep:
         """Itself, without members that have not begun."""
-        begun = sorted(self._where)
+        begun = sorted(self.where)
         self.members = [self.members[i] for i in begun]
-        self._where = {new: self._where[i] for new, i in enumerate(begun)}
+        self.where = {new: self.where[i] for new, i in enumerate(begun)}
         return self
 
     def ranked(self, rows: Iterable[int]) -> list[int]:
@@ -106,7 +106,7 @@ class Sweep:
 
     def history(self, i: int) -> History:
         """The history of a member."""
-        run, row = self._where[i]
+        run, row = self.where[i]
         end, held = f"[{row}]", self._runs[run].history
         own = {name.removesuffix(end): x for name, x in held.items() if name.endswith(end)}
         return History({"step": held.get("step", np.zeros(0))} | own)
@@ -154,7 +154,7 @@ class Sweep:
         return sweep_figure(self.table, self.names, self.score or "loss")
 
     def _row(self, i: int, what: str) -> Tree:
-        run, row = self._where[i]
+        run, row = self.where[i]
         return jax.tree.map(lambda x: x[row], getattr(self._runs[run], what))
 
 

@@ -155,7 +155,7 @@ def _sequence(of: Any) -> Kind:
     each = kinds(of)
 
     def has(x: Any) -> bool:
-        rows = isinstance(x, (list, tuple)) or (isinstance(x, np.ndarray) and x.ndim == 1)
+        rows = isinstance(x, (list, tuple, range)) or (isinstance(x, np.ndarray) and x.ndim == 1)
         return rows and all(not each or any(k.has(y) for k in each) for y in x)
 
     words = each[0].words[0].split(" ", 1)[-1] if each else ""
