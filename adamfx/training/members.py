@@ -184,7 +184,7 @@ def members_of(
 
 
 def replaced(tx: GradientTransformation, values: Mapping) -> GradientTransformation:
-    """With other numbers; the name of several that are equal now, as the rate of all groups, is all of them."""
+    """With other numbers; the name of several that are equal now, as all groups' rate, is all of them."""
     known, changes = tx.hyperparams, {}
     for name, x in values.items():
         ends = [n for n in known if n == name or n.endswith("." + name)]
