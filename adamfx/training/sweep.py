@@ -187,7 +187,8 @@ def sweep(
 
     Args:
       loss_fn: `loss_fn(params, *batch)`, as for `fit`.
-      values: by the name of a hyperparameter, a dotted one or its unambiguous end, what it is to be.
+      values: by the name of a hyperparameter, a dotted one or its end, what it is to be. An end that several
+        have whose numbers are equal, such as the rate of all groups of `muon(0.1)`, is all of them.
       tx: the sentence to vary; or several by name, which are compared in a column "optimizer".
       params: of all members, or `params(key)` to draw those of a seed.
       batches: as for `fit`. All members see the same; more than one program needs an iterable that starts
