@@ -116,13 +116,15 @@ def test_goes_on_where_it_was_interrupted(tmp_path):
         assert each.steps == [2, 4, 5]
 
 
-def test_an_error_carries_what_was_complete():
+def test_an_error_carries_what_was_complete_and_keeps_it(tmp_path):
     def batches():
         yield from BATCHES[:6]
         raise OSError("of the loader")
 
     with pytest.raises(OSError, match="of the loader") as caught:
-        tune(["b1"], fx.adam(0.1), every=1, batches=batches())
+        tune(["b1"], fx.adam(0.1), every=1, batches=batches(), checkpoints=tmp_path)
+    with fx.Checkpoints(tmp_path) as kept:
+        assert kept.latest == 3
     whole = tune(["b1"], fx.adam(0.1), every=1, batches=BATCHES[:6])
     found = caught.value.result
     assert found.reason == "failed"

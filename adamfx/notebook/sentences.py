@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from adamfx.pages import _example
+from adamfx.reading import vocabulary
 from adamfx.transformation import GradientTransformation, Sentence
 from adamfx.values.grammar import Container, Form, Static, join, keys
 from adamfx.values.value import Value
@@ -97,10 +96,4 @@ def _aliases() -> dict[str, str]:
 
 def optimizers() -> dict[str, Callable]:
     """The optimizers of this library by name, in reading order."""
-    package = importlib.import_module("adamfx")
-    functions = {name: getattr(package, name) for name in package.__all__}
-    return {
-        n: f
-        for n, f in functions.items()
-        if getattr(f, "__module__", "").startswith("adamfx.optimizers.") and inspect.isfunction(f)
-    }
+    return {n: f for n, f in vocabulary().items() if f.__module__.startswith("adamfx.optimizers.")}

@@ -112,9 +112,7 @@ def population(
     while True:
         begun = group.steps
         found.train(group, given, until, evaluated)
-        if (
-            moves and group.steps == begun
-        ):  # the batches had ended: what was drawn last has trained nobody
+        if moves and group.steps == begun:  # the batches had ended: the last moves trained nobody
             members[:], found.where = before, where
             moves = [move for move in moves if move.step < begun]
         if not group.goes_on or until == last:

@@ -140,9 +140,11 @@ def tune(
                 free, outer = there["free"], there["outer"]
                 for _ in itertools.islice(stream, kept.latest * (every + 1)):
                     pass
-            reason = turns_left(kept, interrupts, bar)
-            if kept is not None and history.rows and kept.latest != history.rows:
-                kept.save(history.rows, all_of_it())
+            try:
+                reason = turns_left(kept, interrupts, bar)
+            finally:  # whatever has ended them
+                if kept is not None and history.rows and kept.latest != history.rows:
+                    kept.save(history.rows, all_of_it())
     except BaseException as error:
         error.result = result("failed")  # type: ignore[attr-defined]
         raise
