@@ -30,8 +30,10 @@ def main() -> int:
         names.remove("single_pass")
         print("single_pass is left out: on an accelerator XLA merges loops without being asked")
     if programs.library() is None and "programs" in names:
-        names.remove("programs")
-        print("programs is left out: it needs libtpu, 484 MB, which `make tpu` puts into .tpu")
+        names = [n for n in names if n not in ("programs", "sharing")]
+        print(
+            "programs and sharing are left out: they need libtpu, 484 MB, which `make tpu` puts into .tpu"
+        )
     bar = tqdm(names, desc="benchmarks", disable=None, file=sys.stderr)
     try:
         for name in bar:

@@ -107,11 +107,16 @@ def collectives(text: str, least: bool = False) -> dict[str, tuple[int, int]]:
         if x.op == "fusion" and x.name.startswith("async-collective-start"):
             inside = program[x.calls("calls")[0]]
             return sum((cost(program, y, {}) for y in inside), Counter())
-        kind = x.op.removesuffix("-start")
+        if x.op == "fusion" and any("all-reduce-scatter" in name for name in x.calls("calls")):
+            kind = "reduce-scatter"  # as a TPU does it: a sum of which each chip keeps a part
+        else:
+            kind = x.op.removesuffix("-start")
         if kind not in KINDS:
             return Counter()
         sizes = [y.size for y in arrays(x.type) if not y.context]
-        if x.op != kind and kind != "all-reduce":  # what starts one returns its operands first
+        if (
+            x.op.endswith("-start") and kind != "all-reduce"
+        ):  # what starts one returns its operands first
             sizes = sizes[len(sizes) // 2 :]
         return Counter({(kind, "count"): 1, (kind, "bytes"): sum(sizes)})
 

@@ -57,6 +57,7 @@ class Program(NamedTuple):
     moved: float  # read and written
     collectives: dict[str, tuple[int, int]]  # kind: (how many, bytes of their results)
     loops: int
+    operations: float  # as XLA counts them, products above all
     seconds: float  # to compile
 
     @property
@@ -106,14 +107,20 @@ def mesh(layout: str, explicit: bool = False) -> Any:
     return Mesh(np.array(chips).reshape(shape), names, axis_types=(kind,) * len(names))
 
 
-def parameters(layout: str, dtype: str = "float32", explicit: bool = False) -> dict:
+def parameters(
+    layout: str,
+    dtype: str = "float32",
+    explicit: bool = False,
+    layers: int = LAYERS,
+    width: int = WIDTH,
+) -> dict:
     """Abstract parameters of a transformer, sharded."""
     import jax
     from jax.sharding import NamedSharding
     from jax.sharding import PartitionSpec as P
 
     two = "model" if "tensors" in layout else None
-    d = WIDTH
+    d = width
     layer: dict[str, tuple] = {
         "qkv": ((d, 3 * d), ("data", two)),
         "out": ((d, d), (two, "data")),
@@ -128,12 +135,12 @@ def parameters(layout: str, dtype: str = "float32", explicit: bool = False) -> d
         return jax.ShapeDtypeStruct(shape, np.dtype(dtype), sharding=sharding)
 
     if "stacked" in layout:
-        layers: dict = {n: leaf((LAYERS, *s), (None, *spec)) for n, (s, spec) in layer.items()}
+        below: dict = {n: leaf((layers, *s), (None, *spec)) for n, (s, spec) in layer.items()}
     else:
-        layers = {
-            f"layer{i}": {n: leaf(s, spec) for n, (s, spec) in layer.items()} for i in range(LAYERS)
+        below = {
+            f"layer{i}": {n: leaf(s, spec) for n, (s, spec) in layer.items()} for i in range(layers)
         }
-    return {"embedding": leaf((16 * d, d), ("data", two)), "layers": layers}
+    return {"embedding": leaf((16 * d, d), ("data", two)), "layers": below}
 
 
 # ---- what is compared ----------------------------------------------------------------------------
@@ -287,8 +294,11 @@ def compiled(step: Callable, tx: Any, mesh: Any, params: Any, least: bool = Fals
         return read(function, (params, state, params), least)
 
 
-def read(function: Any, arguments: tuple, least: bool = False) -> Program:
-    """The figures of a jitted function, compiled; its arguments are abstract, the first the parameters."""
+def read(function: Any, arguments: tuple, least: bool = False, chips: int = 8) -> Program:
+    """The figures of a jitted function, compiled; its arguments are abstract, the first the parameters.
+
+    `chips`: over how many the parameters are shared out.
+    """
     import jax
 
     lowered, start = function.lower(*arguments), time.perf_counter()
@@ -299,7 +309,7 @@ def read(function: Any, arguments: tuple, least: bool = False) -> Program:
         temporaries = hlo.temporaries(assignment.read_text())
     memory, text = made.memory_analysis(), made.as_text()
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    own = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(arguments[0])) / 8
+    own = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(arguments[0])) / chips
     return Program(
         memory.argument_size_in_bytes / own,
         temporaries / own,
@@ -307,6 +317,7 @@ def read(function: Any, arguments: tuple, least: bool = False) -> Program:
         hlo.moved(text, least) / own,
         hlo.collectives(text, least),
         len(re.findall(r" while\(", text)),
+        made.cost_analysis()["flops"],
         seconds,
     )
 

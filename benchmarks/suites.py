@@ -18,6 +18,8 @@ import numpy as np
 from benchmarks import contenders, sweeps
 from benchmarks.contenders import CLIPPED, OPTIMIZERS, Case
 from benchmarks.programs import COLUMNS, LAYOUTS, PEERS, bars, environment, program
+from benchmarks.sharing import KINDS, SENTENCES, in_shares
+from benchmarks.sharing import matrices as matrices_of
 from benchmarks.storage import MAKERS, PROBLEMS, bytes_per_parameter, compared
 from benchmarks.timing import Entry, Ratio, Worker, ceiling, race, ratio
 
@@ -510,6 +512,28 @@ def programs(plan: Plan) -> Iterator[Row]:
                 yield row._replace(column=column, peer=of(peer))
 
 
+def sharing(plan: Plan) -> Iterator[Row]:
+    """What shard_state and the sharing out of matrices cost on eight TPU chips."""
+    most = {"sent": 2.005, "operations": 1.25}
+    with Worker(environment=environment()) as worker:
+        for name, explicit in itertools.product(plan([*SENTENCES], ["shard_state(adamw)"]), KINDS):
+            what = f"{name}, {KINDS[explicit]}"
+            for column, value in worker.ask(in_shares, name, explicit).items():
+                yield Row("state in shares", what, value, "bytes", column=column)
+        sizes = plan((), (2, 256))  # layers and their width
+        for layout, explicit in itertools.product(plan(LAYOUTS, LAYOUTS[:1]), KINDS):
+            text = "muon(1e-3, matrices=ndim_at_least(3))" if "stacked" in layout else "muon(1e-3)"
+            for apart in plan((False, True), (False,)):
+                what = f"muon, {layout}, {KINDS[explicit]}{', apart' * apart}"
+                found = worker.ask(matrices_of, text, layout, explicit, apart, *sizes)
+                for column, value in found.items():
+                    bar = None if apart else most.get(column)
+                    met = None if bar is None else value <= bar
+                    yield Row(
+                        "matrices shared out", what, value, "", bar=bar, met=met, column=column
+                    )
+
+
 # ---- memory of 8 bits ----------------------------------------------------------------------------
 
 
@@ -573,5 +597,6 @@ SUITES: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "matrices": matrices,
     "sweep": sweep,
     "programs": programs,
+    "sharing": sharing,
     "storage": storage,
 }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import contenders, hlo, programs, report, suites, timing
+from benchmarks import contenders, hlo, programs, report, sharing, suites, timing
 
 # ---- what counts: needs no libtpu ----------------------------------------------------------------
 
@@ -11,6 +11,12 @@ TEXT = """HloModule jit_step, is_scheduled=true
 %beside (p: bf16[64,8]) -> bf16[512,8] {
   %p = bf16[64,8]{1,0:T(8,128)} parameter(0)
   ROOT %all-gather.7 = bf16[512,8]{1,0:T(8,128)S(1)} all-gather(%p), channel_id=5, dimensions={0}
+}
+
+%all-reduce-scatter.1 (i: bf16[512,8]) -> bf16[64,8] {
+  %i = bf16[512,8]{1,0:T(8,128)} parameter(0)
+  %all-reduce.5 = bf16[512,8]{1,0:T(8,128)} all-reduce(%i), channel_id=6
+  ROOT %dynamic-slice.1 = bf16[64,8]{1,0:T(8,128)} dynamic-slice(%all-reduce.5, %k), dynamic_slice_sizes={64,8}
 }
 
 %turn (c: (s32[], f32[64])) -> (s32[], f32[64]) {
@@ -47,6 +53,7 @@ ENTRY %main (a: f32[512,64], b: f32[10], d: bf16[64,8]) -> f32[512,64] {
   %async-collective-start.3 = (bf16[512,8]{1,0}, u32[]{:S(2)}) fusion(%d), kind=kCustom, calls=%beside
   %fusion.8 = (bf16[512,8]{1,0}, u32[]{:S(2)}) fusion(%d), kind=kCustom, calls=%beside
   %async-collective-done.3 = bf16[512,8]{1,0} fusion(%g), kind=kCustom, calls=%beside
+  %fusion.9 = bf16[64,8]{1,0} fusion(%async-collective-done.3), kind=kCustom, calls=%all-reduce-scatter.1
   %call = bf16[512,8]{1,0} call(%d), to_apply=%beside
   %conditional = (f32[100]{0:T(128)}) conditional(%i, %t0, %t1), branch_computations={%emits, %waits}
   %while = (s32[], f32[64]{0}) while(%c0), body=%turn, backend_config={"known_trip_count":{"n":"3"}}
@@ -60,7 +67,8 @@ def test_collectives_are_counted_where_they_run():
     assert hlo.collectives(TEXT) == {
         "all-reduce": (2, 4 * (512 * 64 + 1) + 4 * (10 + 2)),  # a pair of start and done is one
         "all-gather": (3, 4 * (64 + 16) + gathered),  # not operands
-        "reduce-scatter": (3, 3 * 4 * 8),  # as often as the loop turns
+        # As often as the loop turns; and a sum of which each chip keeps a part.
+        "reduce-scatter": (3 + 1, 3 * 4 * 8 + 2 * 64 * 8),
         "all-to-all": (1, 4 * 100),  # the dearer of two branches
         "collective-permute": (1, 4 * 5),  # without its semaphores
     }
@@ -196,3 +204,30 @@ def test_adamw_crosses_memory_once(worker):
     assert ours.number == 0
     assert ours.temporaries < 0.01
     assert 28 <= ours.moved < 28.1  # p, g, m, v are read, p, m, v written
+
+
+@compiles
+@pytest.mark.slow
+@pytest.mark.parametrize("explicit", sharing.KINDS, ids=["auto", "explicit"])
+def test_a_state_in_shares_costs_one_sum_and_one_gather(worker, explicit):
+    whole = worker.ask(sharing.in_shares, "adamw", explicit)
+    ours = worker.ask(sharing.in_shares, "shard_state(adamw)", explicit)
+    assert whole["arguments"] == pytest.approx(4 + 8, abs=0.01)
+    assert ours["arguments"] == pytest.approx(4 + 8 / 8, abs=0.01)
+    assert whole["summed"] == pytest.approx(4, abs=0.02)
+    assert ours["summed"] == pytest.approx(4 / 8, abs=0.02)  # into shards
+    assert ours["gathered"] == pytest.approx(4, abs=0.02)
+    assert ours["peak"] < whole["peak"] - 3
+
+
+@compiles
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("layout", "explicit"),
+    [("FSDP", False), ("FSDP, stacked", False), ("FSDP x tensors", True)],
+)
+def test_matrices_move_once_over_the_chips(worker, layout, explicit):
+    text = "muon(1e-3, matrices=ndim_at_least(3))" if "stacked" in layout else "muon(1e-3)"
+    found = worker.ask(sharing.matrices, text, layout, explicit, False, 8, 512)
+    assert found["sent"] <= 2.01  # there and back
+    assert found["operations"] <= 1.25

@@ -79,24 +79,31 @@ def _shared_out(function: Callable, rows: list, shapes: list[tuple], mesh: Any, 
     """The function of all matrices in rows of one kind, a part of them on each chip."""
     count = sum(map(math.prod, shapes))
     names = _axes_for(count, mesh.shape)
-    missing = -count % math.prod(mesh.shape[n] for n in names)
+    missing = -count % _size(names)
+    columns = list(zip(*rows, strict=True))
 
     def lies(x: Array) -> list:
         """Memory lies whole: no sharding but that of its parameter shall reach it."""
         return [None, None] if join else _matrix_of(x)
 
+    rest = lies(columns[0][0])
+    cuts = _cuts(rest, names)
+    if cuts:  # in whose order no chip has to hand on what it gets
+        names = tuple(dict.fromkeys([n for cut in cuts for n in cut] + [*names]))
+
     def over_the_chips(xs: tuple) -> Array:
-        rest, settled = lies(xs[0]), join or is_explicit(xs[0])
+        settled = join or is_explicit(xs[0])
         xs = tuple(_lie(x, lies(x)) for x in xs) if settled else xs
         stacks = [x.reshape(-1, *x.shape[-2:]) for x in xs]
         if missing:
             stacks.append(jnp.zeros((missing, *stacks[0].shape[1:]), stacks[0].dtype))
         joined = jnp.concatenate([_lie(x, rest) for x in stacks] if settled else stacks)
+        if cuts:
+            return _lie(_at_once(_lie(joined, [None, *rest]), cuts), [names, None, None])
         for i in range(len(names) + 1):  # one axis of the mesh after the other: an exchange each
             joined = _lie(joined, _along(names[:i], rest))
         return _lie(joined, [names, None, None])
 
-    columns = list(zip(*rows, strict=True))
     shares = PartitionSpec(names)
     # JAX's own eigh for a TPU does not pass its check of what varies over the chips (0.10.2).
     run = jax.shard_map(
@@ -106,9 +113,12 @@ def _shared_out(function: Callable, rows: list, shapes: list[tuple], mesh: Any, 
         out_specs=shares,
         check_vma=not join,
     )
-    rest = lies(columns[0][0])
 
     def back(y: Array) -> Array:
+        if cuts:
+            of_chips = tuple(n for cut in cuts[: y.ndim - 1] for n in cut)
+            y = _lie(y, [of_chips or None, *[None] * (y.ndim - 1)])
+            return _at_once(y, cuts[: y.ndim - 1], back=True)
         for i in reversed(range(len(names) + 1)):
             y = _lie(y, _along(names[:i], rest[: y.ndim - 1]))
         return y
@@ -147,6 +157,57 @@ def _along(names: tuple, rest: list) -> list:
         return tuple(n for n in of if n is not None and n not in names) or None
 
     return [names or None, *map(left, rest)]
+
+
+def _cuts(rest: list, names: tuple) -> list[tuple] | None:
+    """The axes of the mesh along each axis of a matrix; None for none, and unless all are the stack's too."""
+    if FREE in rest:
+        return None
+    cuts = [part if isinstance(part, tuple) else (part,) * (part is not None) for part in rest]
+    found = {n for cut in cuts for n in cut}
+    return cuts if found and found <= set(names) else None
+
+
+def _at_once(x: Array, cuts: list[tuple], back: bool = False) -> Array:
+    """A stack of matrices that are cut along `cuts`, cut along the stack instead; `back`: the other way.
+
+    By one exchange: each chip's blocks of all matrices become the rows of one axis.
+    """
+    n, dims = x.shape[0], x.shape[1:]
+    sizes, names = [_size(cut) for cut in cuts], tuple(n for cut in cuts for n in cut)
+    parts = [d // s for s, d in zip(sizes, dims, strict=True)]
+    k = len(dims)
+    beside = [n for pair in zip(sizes, parts, strict=True) for n in pair]  # rows: (chips, of one)
+    order = [0, *range(1, 2 * k, 2), *range(2, 2 * k + 1, 2)]  # chips before what one has
+
+    def blocks(x: Array, along: list) -> Array:
+        """(n, chips, rows of one, columns of one)"""
+        spread = [a for cut in along[1:] for a in (cut or None, None)]
+        x = _shaped(x, [n, *beside], [along[0], *spread])
+        return _shaped(x.transpose(order), [n, math.prod(sizes), *parts], [along[0], *joint(along)])
+
+    def matrices(x: Array, along: list) -> Array:
+        of_chips = [cut or None for cut in along[1:]]
+        x = _shaped(x, [n, *sizes, *parts], [along[0], *of_chips, *[None] * k])
+        back = [order.index(i) for i in range(2 * k + 1)]
+        return _shaped(x.transpose(back), [n, *dims], [along[0], *of_chips])
+
+    def joint(along: list) -> list:
+        return [tuple(n for cut in along[1:] for n in cut) or None, *[None] * k]
+
+    apart, stacked = [None, *cuts], [names or None, *[()] * k]
+    before, after = (stacked, apart) if back else (apart, stacked)
+    return matrices(_lie(blocks(x, before), [after[0], *joint(after)]), after)
+
+
+def _shaped(x: Array, shape: list, spec: list) -> Array:
+    return jnp.reshape(x, shape, out_sharding=PartitionSpec(*spec))
+
+
+def _size(names: tuple) -> int:
+    """How many chips these axes of the mesh have."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[n] for n in names)
 
 
 def _lie(x: Array, spec: list) -> Array:
