@@ -39,6 +39,15 @@ def decay(block: str, x: Any, name: str = "decay") -> None:
         raise ValueError(f"{block}: {name} must lie in [0, 1), got {x}")
 
 
+def ordered(block: str, x: Any) -> None:
+    """Raises TypeError for complex numbers, of which none is the larger one."""
+    if np.iscomplexobj(x):
+        raise TypeError(
+            f"{block}: complex numbers have no order and no sign; it acts on real and imaginary parts in "
+            f"split_real_and_imaginary({block.removeprefix('scale_by_')}(...))"
+        )
+
+
 def choice(block: str, name: str, x: Any, allowed: Any) -> None:
     """Raises ValueError unless `x` is one of `allowed`."""
     if not any(isinstance(x, type(a)) and x == a for a in allowed):

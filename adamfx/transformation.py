@@ -12,6 +12,7 @@ array, or an ordinary `(init, update)` pair over trees.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -277,8 +278,15 @@ def _traced(tx, grads, state, params, extra, applies):
     where = "step" if applies else "update"
     sentence.check_is_state(where, state)
     leaves = enter(where, grads, params, applies, _first(tx, "per_example"), _first(tx, "adds"))
-    leaves, state = sentence.run(tx.blocks, leaves, state, extra)
-    return (leaves.applied() if applies else leaves.as_updates()), state
+    with _promotion(leaves):
+        leaves, state = sentence.run(tx.blocks, leaves, state, extra)
+        return (leaves.applied() if applies else leaves.as_updates()), state
+
+
+def _promotion(leaves: Leaves) -> Any:
+    """A rate is real, also times a complex leaf, which JAX's strict rules take for a mistake."""
+    mixes = any(map(jnp.iscomplexobj, leaves.updates))
+    return jax.numpy_dtype_promotion("standard") if mixes else contextlib.nullcontext()
 
 
 def _first(tx: GradientTransformation, what: str) -> bool:

@@ -225,6 +225,37 @@ def test_around_optax(tx):
     close(mixed.update(g, mixed.init(p), p)[0], tx.update(g, tx.init(p), p)[0])
 
 
+REAL = (
+    "clip(",
+    "rprop",
+    "adopt",
+    "sophia",
+    "keep_params_nonnegative",
+)  # an order, or a real Hessian
+
+
+@pytest.mark.parametrize(
+    "tx", rows({n: x for n, x in OPTIMIZERS.items() if not n.startswith(REAL)})
+)
+def test_complex_leaves_under_strict_promotion(tx):
+    """Rates are real, and their products no mistake of the caller."""
+    p = {"z": jnp.array([1 + 2j, 0.5 - 1j], jnp.complex64), "x": jnp.ones(2)}
+    s = tx.init(p)
+    new, after = jax.eval_shape(tx.step, p, s, p)
+    assert signature(new) == signature(p)
+    assert signature(after) == signature(s)
+
+
+@pytest.mark.parametrize("tx", [fx.clip(1.0), fx.rprop(1e-3), fx.adopt(1e-3)], ids=str)
+def test_what_needs_an_order_says_so_of_complex_leaves(tx):
+    p = jnp.array([1 + 2j, 0.5 - 1j], jnp.complex64)
+    with pytest.raises(TypeError, match="split_real_and_imaginary"):
+        tx.update(p, tx.init(p), p)
+    inside = fx.split_real_and_imaginary(tx)
+    u, _ = inside.update(p, inside.init(p), p)
+    assert u.dtype == p.dtype
+
+
 # ---- state ---------------------------------------------------------------------------------------
 
 DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16, jnp.float64]

@@ -319,10 +319,9 @@ def test_complex_parameters(x64):
     rng = np.random.default_rng(3)
     g = jnp.asarray(rng.normal(size=4) + 1j * rng.normal(size=4))
     tx = fx.adam(LR, eps=1e-3)
-    with jax.numpy_dtype_promotion("standard"):
-        s = tx.init(g)
-        u, s = tx.update(g, s, g)
-        u2, s = tx.update(g, s, g)
+    s = tx.init(g)
+    u, s = tx.update(g, s, g)
+    u2, s = tx.update(g, s, g)
     assert s["scale_by_moments"].nu.dtype == jnp.float64
     g = np.asarray(g)
     np.testing.assert_allclose(u, -LR * g / (np.abs(g) + 1e-3), rtol=1e-12)

@@ -16,7 +16,7 @@ TEXT = """HloModule jit_step, is_scheduled=true
 %all-reduce-scatter.1 (i: bf16[512,8]) -> bf16[64,8] {
   %i = bf16[512,8]{1,0:T(8,128)} parameter(0)
   %all-reduce.5 = bf16[512,8]{1,0:T(8,128)} all-reduce(%i), channel_id=6
-  ROOT %dynamic-slice.1 = bf16[64,8]{1,0:T(8,128)} dynamic-slice(%all-reduce.5, %k), dynamic_slice_sizes={64,8}
+  ROOT %dynamic-slice.1 = bf16[64,8]{1,0:T(8,128)} dynamic-slice(%all-reduce.5, %k), sizes={64,8}
 }
 
 %turn (c: (s32[], f32[64])) -> (s32[], f32[64]) {

@@ -25,6 +25,7 @@ def clip(max_delta: Rate):
     checks.number("clip", "max_delta", max_delta, low=0)
 
     def leaf(u, here):
+        checks.ordered("clip", u)
         return jnp.clip(u, -here.shared, here.shared)
 
     return leafwise(leaf, shared=lambda step: value_at(max_delta, step.count))

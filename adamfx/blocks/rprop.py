@@ -45,6 +45,7 @@ def scale_by_rprop(
         return {"step_size": jnp.full_like(p, learning_rate), "sign": jnp.zeros_like(p)}
 
     def leaf(g, here):
+        checks.ordered("scale_by_rprop", g)
         step, s = here.memory.step_size, jnp.sign(g)
         same = s * here.memory.sign
         factor = jnp.where(same > 0, eta_plus, eta_minus)
