@@ -315,6 +315,23 @@ def test_matrices_move_once_over_the_chips_and_back(stacked):
     assert ideal <= made.cost_analysis()["flops"] <= 1.25 * ideal
 
 
+def test_matrices_of_one_shape_that_lie_in_two_ways():
+    """One exchange there and one back for each way, over both axes of the mesh at once."""
+    mesh = mesh_of(AxisType.Explicit)
+    specs = {"q": P("data", "model"), "o": P("model", "data")}
+    cut = {k: NamedSharding(mesh, s) for k, s in specs.items()}
+    shape = (8, 16)
+    names = [f"{k}{i}" for i in range(8) for k in specs]
+    params = {n: jax.ShapeDtypeStruct(shape, np.float32, sharding=cut[n[0]]) for n in names}
+    tx = fx.muon(0.01)
+    with jax.set_mesh(mesh):
+        state = fx.abstract_state(tx, params)
+        made = jax.jit(tx.step).lower(params, state, params).compile()
+    sent = collectives(made.as_text())
+    own = 4 * len(names) * shape[0] * shape[1] / 8
+    assert sent == {"all-to-all": (4, 2 * own)}
+
+
 # ---- parameters whose gradients stay unreduced ---------------------------------------------------
 
 REDUCED = pytest.mark.skipif(jax.__version_info__ < (0, 8), reason="JAX 0.7 has no such type")

@@ -41,7 +41,7 @@ def each_matrix(function: Callable, *columns: list, join: bool = False) -> list:
     for j, row in enumerate(rows):
         kinds.setdefault(tuple((x.shape[-2:], x.dtype) for x in row), []).append(j)
     out: list[Any] = [None] * len(rows)
-    for members in kinds.values():
+    for members in itertools.chain(*(_alike(m, rows, chips) for m in kinds.values())):
         some = [rows[j] for j in members]
         shapes = [row[0].shape[:-2] for row in some]
         if not join and (chips == 1 or sum(map(math.prod, shapes)) < 2):
@@ -54,6 +54,18 @@ def each_matrix(function: Callable, *columns: list, join: bool = False) -> list:
         for j, x in zip(members, found, strict=True):
             out[j] = x
     return out
+
+
+def _alike(members: list[int], rows: list[tuple], chips: int) -> list[list[int]]:
+    """Those of a kind that lie alike, where each has enough matrices for all chips; else all in one.
+
+    In a stack the others would first have to move to where the first one lies.
+    """
+    found: dict[str, list[int]] = {}
+    for j in members:
+        found.setdefault(str(_matrix_of(rows[j][0])), []).append(j)
+    counts = [sum(math.prod(rows[j][0].shape[:-2]) for j in some) for some in found.values()]
+    return list(found.values()) if min(counts) >= chips > 1 else [members]
 
 
 def _joined(xs: tuple) -> Array:
