@@ -66,6 +66,12 @@ class Program(NamedTuple):
         return sum(n for n, _ in self.collectives.values())
 
     @property
+    def kinds(self) -> str:
+        """Collectives by kind, how many and of how many bytes."""
+        found = (f"{n} {kind} of {size:,} bytes" for kind, (n, size) in self.collectives.items())
+        return ", ".join(found) or "none"
+
+    @property
     def sent(self) -> int:
         """Bytes that collectives return."""
         return sum(size for _, size in self.collectives.values())
@@ -75,9 +81,11 @@ COLUMNS: dict[str, tuple[str, Callable[[Program], float]]] = {  # name: (unit, o
     "collectives": ("", lambda x: x.number),
     "MB sent": ("MB", lambda x: x.sent / 1e6),
     "loops": ("", lambda x: x.loops),
+    "arguments": ("bytes", lambda x: x.arguments),
     "temporaries": ("bytes", lambda x: x.temporaries),
     "peak": ("bytes", lambda x: x.peak),
     "moved": ("bytes", lambda x: x.moved),
+    "compile s": ("s", lambda x: x.seconds),
 }
 
 

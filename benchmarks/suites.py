@@ -508,7 +508,9 @@ def programs(plan: Plan) -> Iterator[Row]:
             for column, (unit, of) in COLUMNS.items():
                 bar, value = most.get(column), of(ours)
                 met = None if bar is None else value <= bar
-                row = Row("programs", f"{name}, {layout}", value, unit, bar=bar, met=met)
+                kinds = column == "collectives"
+                note = f"{ours.kinds}; optax {peer.kinds}" if kinds else ""
+                row = Row("programs", f"{name}, {layout}", value, unit, bar=bar, met=met, note=note)
                 yield row._replace(column=column, peer=of(peer))
 
 
