@@ -245,6 +245,7 @@ STACKS = {
     "a": ((16, 32), P("data", "model")),
     "b": ((32, 16), P("model", "data")),
     "c": ((16, 32), P(None, "data")),
+    "both": ((16, 32), P(("model", "data"))),
     "stack": ((3, 16, 32), P(None, "data", "model")),
     "square": ((16, 16), P("data")),
     "alone": ((8, 40), P("data")),

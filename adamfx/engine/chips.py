@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 
 from adamfx.engine.each import each
@@ -101,7 +102,7 @@ def _shared_out(function: Callable, rows: list, shapes: list[tuple], mesh: Any, 
     rest = lies(columns[0][0])
     cuts = _cuts(rest, names)
     if cuts:  # in whose order no chip has to hand on what it gets
-        names = tuple(dict.fromkeys([n for cut in cuts for n in cut] + [*names]))
+        names = tuple(dict.fromkeys(sum(cuts, ()) + names))
 
     def over_the_chips(xs: tuple) -> Array:
         settled = join or is_explicit(xs[0])
@@ -128,9 +129,8 @@ def _shared_out(function: Callable, rows: list, shapes: list[tuple], mesh: Any, 
 
     def back(y: Array) -> Array:
         if cuts:
-            of_chips = tuple(n for cut in cuts[: y.ndim - 1] for n in cut)
-            y = _lie(y, [of_chips or None, *[None] * (y.ndim - 1)])
-            return _at_once(y, cuts[: y.ndim - 1], back=True)
+            of_axes = cuts[: y.ndim - 1]
+            return _at_once(_lie(y, [sum(of_axes, ()), *[()] * (y.ndim - 1)]), of_axes, back=True)
         for i in reversed(range(len(names) + 1)):
             y = _lie(y, _along(names[:i], rest[: y.ndim - 1]))
         return y
@@ -183,37 +183,25 @@ def _cuts(rest: list, names: tuple) -> list[tuple] | None:
 def _at_once(x: Array, cuts: list[tuple], back: bool = False) -> Array:
     """A stack of matrices that are cut along `cuts`, cut along the stack instead; `back`: the other way.
 
-    By one exchange: each chip's blocks of all matrices become the rows of one axis.
+    By one exchange: what one chip has of each matrix becomes a row of an axis of its own.
     """
-    n, dims = x.shape[0], x.shape[1:]
-    sizes, names = [_size(cut) for cut in cuts], tuple(n for cut in cuts for n in cut)
-    parts = [d // s for s, d in zip(sizes, dims, strict=True)]
-    k = len(dims)
-    beside = [n for pair in zip(sizes, parts, strict=True) for n in pair]  # rows: (chips, of one)
-    order = [0, *range(1, 2 * k, 2), *range(2, 2 * k + 1, 2)]  # chips before what one has
-
-    def blocks(x: Array, along: list) -> Array:
-        """(n, chips, rows of one, columns of one)"""
-        spread = [a for cut in along[1:] for a in (cut or None, None)]
-        x = _shaped(x, [n, *beside], [along[0], *spread])
-        return _shaped(x.transpose(order), [n, math.prod(sizes), *parts], [along[0], *joint(along)])
-
-    def matrices(x: Array, along: list) -> Array:
-        of_chips = [cut or None for cut in along[1:]]
-        x = _shaped(x, [n, *sizes, *parts], [along[0], *of_chips, *[None] * k])
-        back = [order.index(i) for i in range(2 * k + 1)]
-        return _shaped(x.transpose(back), [n, *dims], [along[0], *of_chips])
-
-    def joint(along: list) -> list:
-        return [tuple(n for cut in along[1:] for n in cut) or None, *[None] * k]
-
-    apart, stacked = [None, *cuts], [names or None, *[()] * k]
-    before, after = (stacked, apart) if back else (apart, stacked)
-    return matrices(_lie(blocks(x, before), [after[0], *joint(after)]), after)
+    n, *dims = x.shape
+    sizes = [_size(cut) for cut in cuts]
+    parts = [d // size for d, size in zip(dims, sizes, strict=True)]  # of one chip
+    beside = [m for pair in zip(sizes, parts, strict=True) for m in pair]
+    order = [0, *range(1, len(beside), 2), *range(2, len(beside) + 1, 2)]  # sizes, then parts
+    apart, stacked = ((), cuts), (sum(cuts, ()), [()] * len(cuts))
+    (stack, axes), then = (stacked, apart) if back else (apart, stacked)
+    x = _shaped(x, [n, *beside], [stack, *(a for cut in axes for a in (cut, ()))])
+    x = _shaped(x.transpose(order), [n, math.prod(sizes), *parts], [stack, sum(axes, ())])
+    stack, axes = then
+    x = _lie(x, [stack, sum(axes, ()), *[()] * len(dims)])
+    x = _shaped(x, [n, *sizes, *parts], [stack, *axes])
+    return _shaped(x.transpose(np.argsort(order)), [n, *dims], [stack, *axes])
 
 
 def _shaped(x: Array, shape: list, spec: list) -> Array:
-    return jnp.reshape(x, shape, out_sharding=PartitionSpec(*spec))
+    return jnp.reshape(x, shape, out_sharding=PartitionSpec(*(names or None for names in spec)))
 
 
 def _size(names: tuple) -> int:
@@ -224,6 +212,6 @@ def _size(names: tuple) -> int:
 
 def _lie(x: Array, spec: list) -> Array:
     """x with its last axes along these of the mesh, and whole along those before."""
-    to = PartitionSpec(*[None] * (x.ndim - len(spec)), *spec)
+    to = PartitionSpec(*[None] * (x.ndim - len(spec)), *(names or None for names in spec))
     typed = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
     return reshard(x, to) if typed else jax.lax.with_sharding_constraint(x, to)
