@@ -204,6 +204,13 @@ def test_masks(mask):
         chex.assert_trees_all_close(x, 0.5 * p[name] if name[0] == "w" else 0 * p[name])
 
 
+def test_a_decay_of_zero_reads_no_parameter():
+    """Which would be 4 bytes more for each of them. The number that is compiled in, that is."""
+    u, p = jnp.ones(2), jnp.array([jnp.inf, 1.0])
+    update = jax.jit(fx.add_decayed_weights(0.0).update)
+    np.testing.assert_array_equal(update(u, {"count": jnp.int32(0)}, p)[0], u)
+
+
 def test_global_norm():
     x = np.random.default_rng(0).normal(size=100).astype(np.float32)
     exact = np.linalg.norm(x.astype(float))

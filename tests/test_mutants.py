@@ -151,6 +151,21 @@ Clipping stretches what is short | blocks/clipping.py
 + max_norm / jnp.maximum(size, tiny)
   test_blocks.py::test_clipping_by_norm[0.001]
 
+Matrices of one shape that lie in two ways are joined all the same | engine/chips.py
+- if min(counts) >= chips > 1 else
++ if not counts else
+  test_scale.py::test_matrices_of_one_shape_that_lie_in_two_ways
+
+Each axis of the mesh is an exchange of its own | engine/chips.py
+- cuts = _cuts(rest, names)
++ cuts = None
+  test_scale.py::test_matrices_of_one_shape_that_lie_in_two_ways
+
+A decay of 0 reads all parameters | blocks/decay.py
+- return u if none else u +
++ return u +
+  test_blocks.py::test_a_decay_of_zero_reads_no_parameter
+
 The norm of scaled numbers is not scaled back | engine/norms.py
 - jnp.sqrt(of_small) / up
 + jnp.sqrt(of_small)
