@@ -114,6 +114,7 @@ RIGHT = {
     ("shard_state", "axis", "wrong"),  # any string; without a mesh it says that there is none
     ("scale_by_path", "factors", "dict"),  # a pattern, which the first step looks for
     ("came", "eps", "halves"),
+    ("kron", "every", "lambda"), ("scale_by_kron", "every", "lambda"),
     ("accumulate", "every", "lambda"),  # a schedule; see the test of what those return
 }  # fmt: skip
 

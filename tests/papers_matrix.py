@@ -598,11 +598,12 @@ def kron(
     precond_init_scale=1.0,
     damping=2.0**-11.5,
     clip=1.1,
+    every=1,
 ):
-    """Li 2018, Pooladzandi & Li 2024, as psgd_jax 0.2.9 with Q updated at every step and the probes
-    V given (steps, *shape): A = Q_1 h Q_2^T, B = Q_1^-T V Q_2^-1, Q_1 = Q_1 - mu triu(A A^T - B
-    B^T) Q_1 / s(A A^T + B B^T), Q_2 with A^T A and B^T B; u = -lr clip(Q_1^T Q_1 m_hat Q_2^T
-    Q_2)."""
+    """Li 2018, Pooladzandi & Li 2024, as psgd_jax 0.2.9 with Q updated at every step, or where the
+    number of steps done is a multiple of `every`, and the probes V given (steps, *shape): A = Q_1 h
+    Q_2^T, B = Q_1^-T V Q_2^-1, Q_1 = Q_1 - mu triu(A A^T - B B^T) Q_1 / s(A A^T + B B^T), Q_2 with
+    A^T A and B^T B; u = -lr clip(Q_1^T Q_1 m_hat Q_2^T Q_2)."""
     # h = m_hat + damping mean|m_hat| V (kron_torch 0.3.3 adds that to m_hat itself); s(S) is the
     # lower bound |S S_j| / |S_j| of the spectral norm, S_j the largest column; clip holds the RMS;
     # then decoupled decay. Axes of size 1 and vectors have a diagonal Q, with max(S) for s. The
@@ -624,7 +625,8 @@ def kron(
         A = Q[0] @ h @ Q[1].T
         B = np.linalg.solve(Q[0].T, V) @ np.linalg.inv(Q[1])
         terms = ((A @ A.T, B @ B.T), (A.T @ A, B.T @ B))
-        for i in range(2 if matrix else 1):
+        due = (t - 1) % int(_at(every, t - 1)) == 0
+        for i in range((2 if matrix else 1) * due):
             difference, S = terms[i][0] - terms[i][1], terms[i][0] + terms[i][1]
             if dense[i]:
                 column = S[:, np.argmax(np.sum(S**2, axis=0))]

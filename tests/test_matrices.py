@@ -330,6 +330,16 @@ def test_kron(x64, shape):
     check(fx.kron(0.02), pm.kron, shape, learning_rate=0.02, probes=draws(shape), tolerance=1e-9)
 
 
+def test_kron_steps_its_factors_ever_more_seldom(x64):
+    every = fx.exponential_decay(1.0, 10, 2.71828, transition_begin=5, end_value=4.5)
+    tx = fx.kron(0.02, every=every)
+    assert fx.read(repr(tx)) == tx
+    rare = {"learning_rate": 0.02, "probes": draws((4, 5)), "tolerance": 1e-9}
+    share = lambda n: min(2.71828 ** (max(n - 5, 0) / 10), 4.5)  # noqa: E731
+    check(tx, pm.kron, (4, 5), every=share, **rare)
+    check(fx.kron(0.02, every=3), pm.kron, (4, 5), every=3, **rare)
+
+
 def test_kron_of_a_vector_and_of_a_stack(x64):
     tx = fx.kron(0.02, matrices=fx.ndim_at_least(1))
     check(tx, pm.kron, (5,), learning_rate=0.02, probes=draws((5,)), tolerance=1e-9)

@@ -12,6 +12,7 @@ from adamfx.engine.control import only_if
 from adamfx.engine.norms import norm_over
 from adamfx.engine.placement import along
 from adamfx.engine.record import safe_divide
+from adamfx.schedules import ScheduleFunction, value_at
 from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Dynamic, Exact
 
@@ -23,7 +24,7 @@ def scale_by_kron(
     precond_lr: Dynamic = 0.1,
     precond_init_scale: Exact = 1.0,
     damping: Dynamic = 2.0**-11.5,
-    every: int = 1,
+    every: int | ScheduleFunction = 1,
     max_dim: int = 8192,
     seed: int = 0,
 ):
@@ -39,7 +40,10 @@ def scale_by_kron(
       precond_lr: > 0, the step of Q.
       precond_init_scale: > 0; Q_L Q_R^T starts there.
       damping: >= 0.
-      every: steps between two steps of Q, >= 1.
+      every: Q steps where the number of steps done is a multiple of it: a whole number >= 1, or a schedule,
+        whose values are rounded down. The authors step Q with a probability that is 1 in the first 500
+        steps and then falls, by e in 1,000 steps, to 0.03; as seldom is
+        exponential_decay(1.0, 1000, 2.71828, transition_begin=500, end_value=33.0).
       max_dim: the longest axis that has a triangular Q.
       seed: of V.
 
@@ -49,7 +53,8 @@ def scale_by_kron(
     checks.number(name, "precond_lr", precond_lr, low=0)
     checks.number(name, "precond_init_scale", precond_init_scale, low=0)
     checks.number(name, "damping", damping, low=0)
-    every = checks.steps(name, "every", every, 1)
+    if not callable(every):
+        every = checks.steps(name, "every", every, 1)
     max_dim = checks.steps(name, "max_dim", max_dim)
 
     def init(p):
@@ -92,11 +97,15 @@ def scale_by_kron(
                     new[side] = q - precond_lr * safe_divide(a - b, bound) * q
             return new
 
-        Q = only_if(here.shared % every == 0, learn, Q, g, V, damping, precond_lr)
+        Q = only_if(here.shared, learn, Q, g, V, damping, precond_lr)
         white = _times(Q, _times(Q, g), adjoint=True)
         return white.reshape(u.shape), Q
 
-    return leafwise(leaf, init=init, shared=lambda step: step.count, seed=seed, elementwise=False)
+    def shared(step):
+        n = jnp.asarray(value_at(every, step.count)).astype(step.count.dtype)
+        return step.count % jnp.maximum(n, 1) == 0
+
+    return leafwise(leaf, init=init, shared=shared, seed=seed, elementwise=False)
 
 
 def _adjoint(x: Array) -> Array:

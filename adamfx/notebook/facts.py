@@ -88,7 +88,7 @@ ELSEWHERE = {
     ),
     "scale_by_kron": (
         "The authors' JAX code has a rate of 1e-3, the torch code 3e-4; both renew the factors ever less "
-        "often."
+        "often, as `every` may say here."
     ),
     "scale_by_momo": "The weight decay is p / (1 + lr wd), as in the paper.",
     "sign": (

@@ -28,7 +28,7 @@ from adamfx.moments.estimators import ema, trace
 from adamfx.moments.scale_by_moments import scale_by_moments
 from adamfx.moments.statistics import mean_square
 from adamfx.optimizers.adaptive import adamw
-from adamfx.schedules import Decay, Rate
+from adamfx.schedules import Decay, Rate, ScheduleFunction
 from adamfx.transformation import GradientTransformation, identity
 from adamfx.values.arguments import Mask, checked
 from adamfx.values.constructor import Dynamic, Exact
@@ -301,7 +301,7 @@ def kron(
     weight_decay: Rate = 0.0,
     precond_lr: Dynamic = 0.1,
     *,
-    every: int = 1,
+    every: int | ScheduleFunction = 1,
     max_dim: int = 8192,
     clip: Rate = 1.1,
     seed: int = 0,
@@ -310,8 +310,8 @@ def kron(
 ) -> GradientTransformation:
     """Momentum, whitened by factors that learn. Li 2018 (PSGD Kron), as psgd_jax.
 
-    psgd_jax steps its factors in every step at first and seldom later, and takes vectors too; `every` is
-    how often here.
+    psgd_jax steps its factors in every step at first and seldom later, for which `every` may be a schedule,
+    and takes vectors too.
     """
     direction = chain(
         scale_by_moments(b1, None),
