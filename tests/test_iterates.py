@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import papers_iterates as pi
 import pytest
 
@@ -153,6 +154,29 @@ def test_the_private_mean_is_clipped_example_by_example(x64):
         found.append(u)
     want = pi.dp_aggregate(each, 1.0)
     same({n: np.stack([u[n] for u in found]) for n in SHAPES}, want)
+
+
+@pytest.mark.parametrize("per_leaf", ["uniform", "size"])
+def test_each_leaf_may_be_clipped_by_a_norm_of_its_own(x64, per_leaf):
+    rng, scales = np.random.default_rng(5), np.array([0.1, 1.0, 10.0, 0.3, 3.0, 0.0])
+    g = {"w": rng.normal(size=(6, 3, 4)), "b": rng.normal(size=(6, 4))}
+    g = {n: x * scales.reshape(6, *[1] * (x.ndim - 1)) for n, x in g.items()}
+    tx = fx.differentially_private_aggregate(1.5, 0.0, per_leaf=per_leaf)
+    p = {n: jnp.zeros(x.shape[1:]) for n, x in g.items()}
+    u, _ = tx.update(jax.tree.map(jnp.asarray, g), tx.init(p), p)
+    size = {"w": 12, "b": 4}
+    for n, x in g.items():
+        limit = 1.5 * np.sqrt(1 / 2 if per_leaf == "uniform" else size[n] / 16)
+        norms = np.sqrt((x**2).reshape(6, -1).sum(1))
+        shrink = np.minimum(1, limit / np.where(norms == 0, 1, norms))
+        want = np.mean(x * shrink.reshape(6, *[1] * (x.ndim - 1)), 0)
+        np.testing.assert_allclose(u[n], want, rtol=1e-12)
+    with jax.numpy_dtype_promotion("standard"):
+        theirs, _ = optax.per_example_layer_norm_clip(
+            jax.tree.map(jnp.asarray, g), 1.5, uniform=per_leaf == "uniform"
+        )
+    for n in g:
+        np.testing.assert_allclose(u[n], theirs[n] / 6, rtol=1e-12)
 
 
 def test_the_noise_has_the_deviation_that_is_promised():

@@ -26,7 +26,7 @@ COUNTERPARTS = {
     "normalize": "normalize_by_update_norm()",
     "optimistic_adam_v2": "optimistic_adam(learning_rate)",
     "per_example_global_norm_clip": "differentially_private_aggregate(l2_norm_clip, 0.0)",
-    "per_example_layer_norm_clip": "differentially_private_aggregate(l2_norm_clip, 0.0), over all leaves,",
+    "per_example_layer_norm_clip": "differentially_private_aggregate(l2_norm_clip, 0.0, per_leaf='uniform')",
     "scale_by_acprop": "acprop(learning_rate)",
     "scale_by_adadelta": "chain(scale_by_moments(None, rho, where='in'), scale_by_past_rms(rho))",
     "scale_by_adamax": "scale_by_moments(b1, decayed_max(b2))",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,11 @@ Tree = Any
 
 @block
 def differentially_private_aggregate(
-    l2_norm_clip: Dynamic, noise_multiplier: Dynamic, seed: int = 0
+    l2_norm_clip: Dynamic,
+    noise_multiplier: Dynamic,
+    seed: int = 0,
+    *,
+    per_leaf: str | None = None,
 ):
     """The mean over the examples of g min(1, C / |g|), plus noise of deviation sigma C / n.
 
@@ -35,15 +40,31 @@ def differentially_private_aggregate(
       l2_norm_clip: C > 0.
       noise_multiplier: sigma >= 0.
       seed: of the noise.
+      per_leaf: None; or each leaf is clipped by a norm of its own, whose C is sqrt(w) C, w the same part of 1
+        for all leaves ("uniform") or in proportion to their sizes ("size"), so that an example still counts
+        C at most. McMahan et al. 2018.
 
     Remembers `steps`, from which the noise of a step is drawn.
     """
     name = "differentially_private_aggregate"
     checks.number(name, "l2_norm_clip", l2_norm_clip, low=0)
     checks.number(name, "noise_multiplier", noise_multiplier, low=0)
+    checks.choice(name, "per_leaf", per_leaf, (None, "uniform", "size"))
 
     def squares(g):
         return jnp.sum(square(g), tuple(range(1, g.ndim)))
+
+    def shrinks(g):
+        """By what each example of each leaf is multiplied."""
+        parts = [squares(x).astype(g[0].real.dtype) for x in g]
+        sizes = [math.prod(x.shape[1:]) if per_leaf == "size" else 1 for x in g]
+        weights = [n / max(sum(sizes), 1) for n in sizes]
+        if per_leaf is None:
+            parts, weights = [functools.reduce(jnp.add, parts)] * len(g), [1.0] * len(g)
+        for total, w in zip(parts, weights, strict=True):
+            limit = jnp.asarray(l2_norm_clip * w**0.5, total.dtype)
+            shrink = jnp.minimum(1, safe_divide(limit, safe_root(total)))
+            yield jnp.where(total == 0, 1, shrink)
 
     def run(leaves, memory, step):
         if not leaves.examples:
@@ -57,21 +78,15 @@ def differentially_private_aggregate(
             return leaves.replace(examples=False), {"steps": count_up(memory.steps)}
         key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), memory.steps)
         keys = jax.random.split(key, len(g))
-        real = g[0].real.dtype
-        total = functools.reduce(jnp.add, [squares(x).astype(real) for x in g])
-        shrink = jnp.minimum(
-            1, safe_divide(jnp.asarray(l2_norm_clip, total.dtype), safe_root(total))
-        )
-        shrink = jnp.where(total == 0, 1, shrink)
 
-        def private(g, key):
+        def private(g, key, shrink):
             n = g.shape[0]
             c = shrink.astype(g.real.dtype).reshape(n, *[1] * (g.ndim - 1))
             noise = jax.random.normal(key, g.shape[1:], g.dtype)
             sigma = jnp.asarray(noise_multiplier * l2_norm_clip, g.real.dtype)
             return (jnp.sum(g * c, 0) + sigma * noise) / n
 
-        out = [private(x, k) for x, k in zip(g, keys, strict=True)]
+        out = [private(*row) for row in zip(g, keys, shrinks(g), strict=True)]
         leaves = leaves.replace(updates=out, gradients=out, examples=False)
         return leaves, {"steps": count_up(memory.steps)}
 
