@@ -132,8 +132,8 @@ The derivative of a root at zero is infinite | engine/record.py
   test_laws.py::test_derivatives_are_finite_at_zero_gradients[adam]
 
 The weight decay pushes weights away from zero | blocks/decay.py
-- return u + here.shared * here.param
-+ return u - here.shared * here.param
+- else u + here.shared * here.param
++ else u - here.shared * here.param
   test_oracles.py::test_float64_equals_the_paper[adamw-closed over]
 
 Up the hill | blocks/scaling.py
