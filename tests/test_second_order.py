@@ -292,3 +292,51 @@ def test_backtracking_meets_the_condition_of_armijo(x64):
         assert loss(x + u) <= f + 0.3 * np.dot(u, g)
         assert loss(x + u / 0.8) > f + 0.3 * np.dot(u / 0.8, g)  # the longest of its lengths
         x = x + u
+
+
+@pytest.mark.parametrize("tx", [fx.lbfgs(), fx.nonlinear_cg(), fx.armijo_sgd()], ids=repr)
+@pytest.mark.parametrize(
+    ("loss", "start"), [(jnp.linalg.norm, [0.0, 0.0]), (lambda p: jnp.sum(jnp.sqrt(p)), [0.0, 1.0])]
+)
+def test_without_a_finite_slope_nothing_moves(tx, loss, start):
+    p = jnp.array(start)
+    state, value, grad = tx.init(p), *jax.value_and_grad(loss)(p)
+    assert not jnp.isfinite(grad).all()
+    q, state = tx.step(grad, state, p, value=value, grad=grad, value_fn=loss)
+    np.testing.assert_array_equal(q, p)
+    assert fx.get(state, "failed")
+
+
+def test_a_search_that_failed_goes_on_below():
+    """From (3, 3) a rate of 1 is 2e5 times too large for a search of 30 times .8."""
+
+    def loss(p):
+        return (1 - p[0]) ** 2 + 100 * (p[1] - p[0] ** 2) ** 2
+
+    tx, p = fx.armijo_sgd(), jnp.array([3.0, 3.0])
+    state = tx.init(p)
+    found = []
+    for _ in range(3):
+        value, grad = jax.value_and_grad(loss)(p)
+        p, state = tx.step(grad, state, p, value=value, grad=grad, value_fn=loss)
+        found.append((bool(fx.get(state, "failed")), float(loss(p))))
+    assert found[0] == (True, 3604.0)
+    assert not found[1][0]
+    assert found[2][1] < found[1][1] < 3604
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: fx.scale_by_zoom_linesearch(3, slope_rtol=0.95),
+        lambda: fx.scale_by_zoom_linesearch(3, tol=-1.0),
+        lambda: fx.scale_by_zoom_linesearch(3, max_learning_rate=-1.0),
+        lambda: fx.scale_by_backtracking_linesearch(3, atol=-1.0),
+        lambda: fx.ema_nesterov(fx.adam(0.1), start=5, stop=2),
+        lambda: fx.scion(0.1, radius=-1.0),
+        lambda: fx.adafactor(0.1, decay_offset=-3),
+    ],
+)
+def test_ranges_that_the_page_states(wrong):
+    with pytest.raises(ValueError, match="must be"):
+        wrong()

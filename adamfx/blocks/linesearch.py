@@ -69,7 +69,8 @@ class Ray:
         return Line(at, f, self._slope(grads), grads)
 
     def moves(self, a: Array) -> list:
-        return [a.astype(u.real.dtype) * u for u in self.d]
+        """a d, and nothing for a = 0, whatever d holds."""
+        return [jnp.where(a == 0, 0, a.astype(u.real.dtype) * u) for u in self.d]
 
     def _params(self, a: Array) -> Tree:
         table = self.leaves
@@ -118,14 +119,15 @@ def scale_by_backtracking_linesearch(
       store_grad: whether the gradient at the accepted point is computed and kept; False in optax.
 
     Remembers `learning_rate`, a, `value` and `grad` there, `num_linesearch_steps`, `failed`: no a was small
-    enough, and nothing moves.
+    enough, and nothing moves. Downhill, the next search then begins below the last a, which is remembered.
     """
     name = "scale_by_backtracking_linesearch"
     steps = checks.steps(name, "max_backtracking_steps", max_backtracking_steps, 1)
     for n, x in (("slope_rtol", slope_rtol), ("decrease_factor", decrease_factor)):
         checks.number(name, n, x, low=0, high=1)
     checks.number(name, "increase_factor", increase_factor, low=1)
-    checks.number(name, "max_learning_rate", max_learning_rate, low=0)
+    for n, x in (("max_learning_rate", max_learning_rate), ("atol", atol), ("rtol", rtol)):
+        checks.number(name, n, x, low=0)
 
     def run(leaves, memory, step):
         ray = Ray(name, leaves, step, memory.learning_rate.dtype)
@@ -144,18 +146,21 @@ def scale_by_backtracking_linesearch(
             a = decrease_factor * a
             return a, ray.value(a), n + 1
 
-        first = jnp.minimum(memory.learning_rate * increase_factor, max_learning_rate)
-        first = jnp.where(memory.failed | (first <= 0), max_learning_rate, first)
-        first = first.astype(begin.a.dtype)
+        factor = jnp.where(memory.failed, decrease_factor, increase_factor)
+        first = jnp.minimum(memory.learning_rate * factor, max_learning_rate)
+        first = jnp.where(first > 0, first, max_learning_rate).astype(begin.a.dtype)
         carry = (first, ray.value(first), jnp.ones((), jnp.int32))
         a, f, n = jax.lax.while_loop(more, turn, carry)
         failed = ~enough(a, f)
+        # Uphill, or where nothing is known, a smaller a would not help.
+        again = jnp.where((begin.slope < 0) & jnp.isfinite(begin.slope), a, 0)
+        kept = jnp.where(failed, again, a)
         a, f = jnp.where(failed, 0, a), jnp.where(failed, begin.value, f)
         grad = begin.grad
         if store_grad:
             grad = jax.lax.cond(failed, lambda a: begin.grad, lambda a: ray.at(a).grad, a)
         f = f if store_grad else jnp.full_like(f, jnp.inf)  # not to be used without its gradient
-        found = {"learning_rate": a, "value": f, "num_linesearch_steps": n, "failed": failed}
+        found = {"learning_rate": kept, "value": f, "num_linesearch_steps": n, "failed": failed}
         return leaves.replace(updates=ray.moves(a)), found | {"grad": grad}
 
     return _remembers(run)
@@ -194,8 +199,13 @@ def scale_by_zoom_linesearch(
     steps = checks.steps(name, "max_linesearch_steps", max_linesearch_steps, 1)
     most = np.inf if max_learning_rate is None else max_learning_rate
     checks.number(name, "increase_factor", increase_factor, low=1)
+    for n, x in (("max_learning_rate", max_learning_rate), ("tol", tol)):
+        checks.number(name, n, 0.0 if x is None else x, low=0)
     for n, x in (("slope_rtol", slope_rtol), ("curv_rtol", curv_rtol)):
         checks.number(name, n, x, low=0, high=1)
+    concrete = all(isinstance(x, int | float) for x in (slope_rtol, curv_rtol))
+    if concrete and not slope_rtol < curv_rtol:
+        raise ValueError(f"{name}: slope_rtol {slope_rtol} must be below curv_rtol {curv_rtol}")
     checks.choice(name, "initial_guess_strategy", initial_guess_strategy, ("one", "keep"))
 
     def run(leaves, memory, step):
@@ -249,7 +259,7 @@ def scale_by_zoom_linesearch(
             "value": low.value,
             "grad": low.grad,
             "num_linesearch_steps": n,
-            "failed": ~is_good(low),
+            "failed": ~(is_good(low) & jnp.isfinite(begin.slope)),
         }
         return leaves.replace(updates=ray.moves(low.a)), found
 

@@ -157,11 +157,11 @@ def scale_by_shape(by: str = "fan", factor: Dynamic = 1.0, outputs: int = -1):
       by: "fan", as above (Jordan, torch, optax); the longer side, "max": u <- factor sqrt(max(size(u, -1),
         size(u, -2))) u, which with factor 0.2 has the RMS of Adam's updates (Moonlight, Keras); "ratio": u <-
         factor sqrt(x) u; "inputs": u <- factor / size(u, -3 - outputs) u (Scion).
-      factor: a number.
+      factor: >= 0.
       outputs: the axis of the outputs, -1 or -2; -2 for kernels as torch has them.
     """
     checks.choice("scale_by_shape", "by", by, tuple(SHAPES))
-    checks.number("scale_by_shape", "factor", factor)
+    checks.number("scale_by_shape", "factor", factor, low=0)
     checks.choice("scale_by_shape", "outputs", outputs, (-1, -2))
 
     def leaf(u, here):

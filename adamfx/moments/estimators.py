@@ -215,19 +215,21 @@ def mean(
     of: Any = None,
     storage: Storage | None = None,
 ):
-    """Mean of all values: s <- s + (x - s) / (t - offset)^power. Polyak & Juditsky 1992.
+    """Mean of all values: s <- s + (x - s) / max(t - offset, 1)^power. Polyak & Juditsky 1992.
 
     Args:
       power: in (0, 1]; 1 is the plain mean, less forgets: 0.8 is Adafactor's decay, 1 - t^-0.8.
-      offset: steps that do not count.
+      offset: steps that do not count, >= 0.
       of: the statistic, as in `ema`.
       storage: as in `ema`.
     """
     checks.number("mean", "power", power, low=0, high=1)
+    offset = checks.steps("mean", "offset", offset)
     _check("mean", of, storage)
 
     def gain(count, _):
-        return (count + 1 - offset).astype(jnp.result_type(float)) ** -power
+        t = jnp.maximum(count + 1 - offset, 1)
+        return t.astype(jnp.result_type(float)) ** -power
 
     def update(s, x, r):
         return s + r.gain * (x - s)

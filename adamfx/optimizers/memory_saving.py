@@ -45,7 +45,7 @@ def adafactor(
       learning_rate: a number or a schedule; None: the step has the size that the parameter's RMS gives.
       min_dim_size_to_factor: the two longest axes are factored where both are this long.
       decay_rate: c > 0: the average of step t has the gain t^-c.
-      decay_offset: steps that t is behind.
+      decay_offset: steps that t is behind, >= 0: for a count that goes on from another run's.
       multiply_by_parameter_scale: each leaf's step is multiplied by its parameter's RMS.
       clipping_threshold: > 0, the largest RMS of a leaf's update; None: no clip.
       weight_decay_rate: >= 0, or a schedule, not multiplied by the learning rate; None: none.

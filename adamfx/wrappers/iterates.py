@@ -114,7 +114,7 @@ def ema_nesterov(
     checks.number("ema_nesterov", "lookahead", lookahead)
     checks.decay("ema_nesterov", decay)
     start = checks.steps("ema_nesterov", "start", start)
-    stop = stop if stop is None else checks.steps("ema_nesterov", "stop", stop)
+    stop = stop if stop is None else checks.steps("ema_nesterov", "stop", stop, start + 1)
     tx = transformation
 
     def ahead(leaves, memory):
