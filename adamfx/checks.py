@@ -130,6 +130,18 @@ def shortened(text: str, limit: int = 400) -> str:
     return f"{text[: limit * 3 // 4]} ... {text[-limit // 4 :]}"
 
 
+def holds_none(block: str, tx: Any, is_wrong: Any, why: str) -> None:
+    """Raises ValueError for a transformation with a word, also deep inside, that does not belong there."""
+    wrong = next((word for word in tx.words() if is_wrong(word)), None)
+    if wrong is not None:
+        raise ValueError(f"{block}: {wrong.name} does not work inside of it: {why}")
+
+
+def evaluates(word: Any) -> bool:
+    """Whether a word asks for the loss or the gradient at parameters of its own."""
+    return bool({"value_fn", "grad_fn"} & set(word.meaning.needs))
+
+
 def _interval(low: float, high: float) -> str:
     if high == math.inf:
         return "be finite" if low == -math.inf else f"be finite and >= {low:g}"

@@ -181,6 +181,13 @@ class GradientTransformation(Value):
             for spec in specs
         )
 
+    def words(self) -> Iterator[GradientTransformation]:
+        """Every block, also those inside of others."""
+        for _, value in self.blocks:
+            yield value
+            for tx in getattr(value.meaning, "inside", {}).values():
+                yield from tx.words()
+
     def __iter__(self) -> Iterator[Callable]:
         return iter((self.init, self.update))
 

@@ -340,3 +340,21 @@ def test_a_search_that_failed_goes_on_below():
 def test_ranges_that_the_page_states(wrong):
     with pytest.raises(ValueError, match="must be"):
         wrong()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: fx.stacked(fx.sam(fx.sgd(0.1))),
+        lambda: fx.split_real_and_imaginary(fx.lbfgs()),
+        lambda: fx.view(fx.sophia(0.1), fx.as_matrix()),
+        lambda: fx.accumulate(fx.armijo_sgd(), 2),
+        lambda: fx.accumulate(fx.chain(fx.clip(1.0), fx.sam(fx.sgd(0.1))), 2),
+        lambda: fx.accumulate(fx.average_params(fx.lbfgs()), 2),
+    ],
+)
+def test_what_evaluates_the_loss_is_refused_where_it_would_see_another(make):
+    with pytest.raises(ValueError, match="does not work inside of it"):
+        make()
+    fx.sam(fx.view(fx.accumulate(fx.sgd(0.1), 2), fx.as_matrix()))
+    fx.accumulate(fx.sophia(0.1), 2)  # an estimate of a curvature may be of one batch

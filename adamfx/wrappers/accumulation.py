@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,17 @@ from adamfx.engine.placement import is_unreduced, summands, summed, wide_zeros, 
 from adamfx.schedules import ScheduleFunction, value_at
 from adamfx.transformation import block, treewise
 from adamfx.values.constructor import Inner
+
+ONE_BATCH = (
+    "the loss and gradient that it evaluates are those of the last batch, while those at the parameters are "
+    "means over all; sam(accumulate(...)) works, and for a line search the batches have to be one"
+)
+
+
+def _compares(word: Any) -> bool:
+    """Whether a word holds a loss or gradient elsewhere against that at the parameters."""
+    needs = set(word.meaning.needs)
+    return "grad_fn" in needs or {"value", "value_fn"} <= needs
 
 
 @block
@@ -41,6 +54,7 @@ def accumulate(transformation: Inner, every: int | ScheduleFunction | jax.Array)
     if not callable(every) and not isinstance(every, jax.Array):
         every = checks.steps("accumulate", "every", every, 1)
     tx = transformation
+    checks.holds_none("accumulate", tx, _compares, ONE_BATCH)
     reads_value = tx.reads("value")
 
     def init(p):

@@ -25,6 +25,12 @@ from adamfx.wrappers.groups import Labels
 Array = Any
 
 
+OUTSIDE = (
+    "the loss takes the parameters as they are, and there they have another form; what evaluates it belongs "
+    "outside, as in sam(view(...)) and chain(view(...), scale_by_zoom_linesearch(...))"
+)
+
+
 class Through(NamedTuple):
     """The meaning of a lens, for one array; linear maps both ways."""
 
@@ -216,6 +222,7 @@ def view(transformation: Inner, through: Lens):
     if not isinstance(through, Lens):
         raise TypeError(f"view: through must be a lens such as as_matrix(), got {through!r}")
     tx, x = transformation, through.meaning
+    checks.holds_none("view", tx, checks.evaluates, OUTSIDE)
     # What is seen lies in one piece where axes are explicit: which axis of it follows which is not known.
     into = in_one_piece(x.into, lambda x, memory: None)
     back = in_one_piece(x.back, lambda seen, x, memory: x)
@@ -299,6 +306,7 @@ def stacked(transformation: Inner, where: Mask = True):
     Remembers `labels`, the number of layers of each leaf, and `inner`, a state for each number of layers.
     """
     tx = transformation
+    checks.holds_none("stacked", tx, checks.evaluates, OUTSIDE)
 
     def layers(leaves):
         chosen = trees.evaluate_mask("stacked", where, leaves.param_tree())
