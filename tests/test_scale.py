@@ -239,6 +239,30 @@ def test_a_state_on_the_host_is_saved_and_read_back(tmp_path):
     np.testing.assert_array_equal(q["w"], r["w"])
 
 
+@pytest.mark.parametrize("text", ["{}", "shard_state({}, 'data')"])
+@pytest.mark.parametrize("shape", [(16, 384), (13, 384)])
+def test_blocks_that_straddle_two_devices(text, shape):
+    """384 numbers are three blocks of 128, and four devices have 96 of them each."""
+    one = "stored(adamw(1e-3), mu=int8(min_size=1), nu=uint8(min_size=1))"
+    tx = fx.read(text.format(one))
+    value = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    want = {"w": jnp.asarray(value)}
+    state = fx.read(one).init(want)
+    for _ in range(2):
+        want, state = fx.read(one).step({"w": jnp.asarray(value)}, state, want)
+    mesh = mesh_of(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        p = g = put(mesh, {"w": value}, {"w": P(None, "data" if text == "{}" else None)})
+        like, state, step = fx.abstract_state(tx, p), tx.init(p), jax.jit(tx.step)
+        for a, b in zip(jax.tree.leaves(like), jax.tree.leaves(state), strict=True):
+            assert (a.shape, a.dtype) == (b.shape, b.dtype)
+            assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
+        for _ in range(2):
+            p, state = step(g, state, p)
+    assert step._cache_size() == 1
+    np.testing.assert_allclose(p["w"], want["w"], rtol=1e-6)
+
+
 # ---- matrices shared out over the chips ----------------------------------------------------------
 
 STACKS = {

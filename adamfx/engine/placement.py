@@ -172,6 +172,22 @@ def in_one_piece(function: Callable, like: Callable) -> Callable:
     return of
 
 
+def in_whole_parts(x: Any, size: int) -> Any:
+    """`x` as it lies, where each device has whole parts of this size of the last axis; else not cut there."""
+    if not is_explicit(x):
+        return x
+    sharding = jax.typeof(x).sharding
+    *others, last = partitions(sharding.spec, x.ndim)
+    names = last if isinstance(last, tuple) else (last,) * (last is not None)
+    share = x.shape[-1] // math.prod(sharding.mesh.shape[n] for n in names)
+    return x if share % size == 0 else reshard(x, PartitionSpec(*others, None))
+
+
+def lying_as(x: Any, y: Any) -> Any:
+    """`x` of the shape of `y` as that lies, where a type tells."""
+    return reshard(x, jax.typeof(y).sharding.spec) if is_explicit(y) else x
+
+
 def whole(x: jax.Array) -> jax.Array:
     """`x` with a word to the compiler, where the mesh is known, that every device has all of it."""
     mesh = jax.sharding.get_abstract_mesh()
