@@ -263,6 +263,26 @@ def test_blocks_that_straddle_two_devices(text, shape):
     np.testing.assert_allclose(p["w"], want["w"], rtol=1e-6)
 
 
+def test_meshes_on_which_a_layout_cannot_be_said():
+    mixed = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit, AxisType.Auto))
+    with jax.set_mesh(mixed):
+        p = put(
+            mixed, {k: np.ones((16, 24), np.float32) for k in "ab"}, dict.fromkeys("ab", P("data"))
+        )
+        jax.jit(fx.adamw(0.1).step)(p, fx.adamw(0.1).init(p), p)
+        for make in (fx.muon, fx.soap, fx.kron, lambda lr: fx.shard_state(fx.adam(lr), "model")):
+            with pytest.raises(ValueError, match="data explicit, model auto"):
+                jax.jit(make(0.1).step)(p, make(0.1).init(p), p)
+    mesh, tx = mesh_of(AxisType.Auto), fx.shard_state(fx.adam(0.1), "data")
+    with jax.set_mesh(mesh):
+        p = put(mesh)
+        with pytest.raises(ValueError, match="call init outside of jit"):
+            jax.jit(tx.init)(p)
+        state = tx.init(p)
+        q, _ = jax.jit(tx.step)(p, state, p)
+    assert q["w"].sharding.is_equivalent_to(p["w"].sharding, 2)
+
+
 # ---- matrices shared out over the chips ----------------------------------------------------------
 
 STACKS = {

@@ -13,7 +13,14 @@ import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 
 from adamfx.engine.each import each
-from adamfx.engine.placement import in_one_piece, is_explicit, partitions, reshard, whole
+from adamfx.engine.placement import (
+    check_one_kind,
+    in_one_piece,
+    is_explicit,
+    partitions,
+    reshard,
+    whole,
+)
 
 Array = Any
 FREE = PartitionSpec.UNCONSTRAINED
@@ -37,6 +44,8 @@ def each_matrix(function: Callable, *columns: list, join: bool = False) -> list:
     """
     mesh = jax.sharding.get_abstract_mesh()
     chips = 1 if mesh.manual_axes else math.prod(mesh.shape.values())
+    if chips > 1:
+        check_one_kind(mesh)
     rows = list(zip(*columns, strict=True))
     kinds: dict[Any, list[int]] = {}
     for j, row in enumerate(rows):

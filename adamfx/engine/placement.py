@@ -150,6 +150,18 @@ def is_explicit(x: Any) -> bool:
     return AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
 
 
+def check_one_kind(mesh: Any) -> None:
+    """Raises ValueError for explicit beside automatic axes, which cannot be named in one layout."""
+    if {AxisType.Explicit, AxisType.Auto} <= set(mesh.axis_types):
+        kinds = ", ".join(
+            f"{n} {t.name.lower()}" for n, t in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        )
+        raise ValueError(
+            "what works on whole matrices, and shard_state, need a mesh whose axes are all explicit or all "
+            f"automatic; this one has {kinds}"
+        )
+
+
 def in_one_piece(function: Callable, like: Callable) -> Callable:
     """The function, of arrays that lie whole on every device where axes are explicit.
 
@@ -161,6 +173,7 @@ def in_one_piece(function: Callable, like: Callable) -> Callable:
         sharded = next((x for x in jax.tree.leaves(row) if is_explicit(x)), None)
         if sharded is None:
             return function(*row)
+        check_one_kind(jax.typeof(sharded).sharding.mesh)
         out = function(*jax.tree.map(lambda x: replicate(sharded, x), row))
         return jax.tree.map(
             lambda x, y: y if x is None else follow(x, y),

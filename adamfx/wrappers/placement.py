@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from adamfx.engine import host, trees
-from adamfx.engine.placement import is_explicit, partitions, reshard
+from adamfx.engine.placement import check_one_kind, is_explicit, partitions, reshard
 from adamfx.transformation import GradientTransformation, block, treewise
 from adamfx.values.arguments import checked
 from adamfx.values.constructor import Inner
@@ -131,6 +132,8 @@ def shard_state(transformation: Inner, axis: str = "data"):
 
     def start(leaves):
         n = _size(axis)
+        if leaves.layout.where == "init":
+            _check_layout_is_known(leaves.params, axis, n)
         cut: list[int | None] = [None] * len(leaves.layout.grads)
         for j, p in zip(leaves.layout.rows, leaves.params, strict=True):
             cut[j] = _first_free(p, axis, n)
@@ -162,6 +165,7 @@ def shard_state(transformation: Inner, axis: str = "data"):
 def _size(axis: str) -> int:
     """Of the mesh axis."""
     mesh = jax.sharding.get_abstract_mesh()
+    check_one_kind(mesh)
     if not mesh.shape:
         raise ValueError(
             "shard_state: no mesh is set, over which to share the state out; write with jax.set_mesh(mesh): "
@@ -172,6 +176,17 @@ def _size(axis: str) -> int:
             f"shard_state: the mesh has no axis {axis!r}; it has {', '.join(map(repr, mesh.shape))}"
         )
     return mesh.shape[axis]
+
+
+def _check_layout_is_known(params: list, axis: str, n: int) -> None:
+    """Raises ValueError where parameters may lie along other axes of the mesh, and no type tells."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if any(_spec_of(p) is None for p in params) and math.prod(mesh.shape.values()) > n:
+        raise ValueError(
+            "shard_state: while init is traced, no type tells along which axes of the mesh other than "
+            f"{axis!r} the parameters lie already; call init outside of jit, or read shapes and shardings "
+            "off abstract_state(tx, params)"
+        )
 
 
 def _spec_of(x: Array) -> list | None:
