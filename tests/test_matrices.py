@@ -526,3 +526,13 @@ def _walk(jaxpr, in_loop, outside, inside):
                 part = getattr(part, "jaxpr", part)
                 if hasattr(part, "eqns"):
                     _walk(part, in_loop or eqn.primitive.name == "while", outside, inside)
+
+
+@pytest.mark.parametrize("name", ["soap", "kl_soap", "shampoo", "muon", "kron"])
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0, 2)])
+def test_a_matrix_without_numbers_disturbs_no_other(name, shape):
+    tx = getattr(fx, name)(0.1)
+    p, alone = {"w": jnp.zeros(shape), "v": jnp.ones((2, 3))}, {"v": jnp.ones((2, 3))}
+    found = [tx.step(x, tx.init(x), x)[0] for x in (p, alone)]
+    assert found[0]["w"].shape == shape
+    np.testing.assert_allclose(found[0]["v"], found[1]["v"], rtol=1e-5)

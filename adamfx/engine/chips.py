@@ -78,9 +78,14 @@ def _alike(members: list[int], rows: list[tuple], chips: int) -> list[list[int]]
     return list(found.values()) if min(counts) >= chips > 1 else [members]
 
 
+def _stack(x: Array) -> Array:
+    """With one axis in front of its matrices."""
+    return x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
+
+
 def _joined(xs: tuple) -> Array:
     # Whole, else each would be sharded as the one beside it in the stack.
-    return jnp.concatenate([whole(x.reshape(-1, *x.shape[-2:])) for x in xs])
+    return jnp.concatenate([whole(_stack(x)) for x in xs])
 
 
 def _split(found: Any, shapes: list[tuple], end: Callable = lambda j, y: whole(y)) -> list:
@@ -116,7 +121,7 @@ def _shared_out(function: Callable, rows: list, shapes: list[tuple], mesh: Any, 
     def over_the_chips(xs: tuple) -> Array:
         settled = join or is_explicit(xs[0])
         xs = tuple(_lie(x, lies(x)) for x in xs) if settled else xs
-        stacks = [x.reshape(-1, *x.shape[-2:]) for x in xs]
+        stacks = [_stack(x) for x in xs]
         if missing:
             stacks.append(jnp.zeros((missing, *stacks[0].shape[1:]), stacks[0].dtype))
         joined = jnp.concatenate([_lie(x, rest) for x in stacks] if settled else stacks)
