@@ -137,6 +137,12 @@ def holds_none(block: str, tx: Any, is_wrong: Any, why: str) -> None:
         raise ValueError(f"{block}: {wrong.name} does not work inside of it: {why}")
 
 
+def moves_parameters(block: str, tx: Any) -> None:
+    """Raises ValueError for copies inside of a wrapper that moves parameters itself: they would undo that."""
+    why = f"its copies do not see where {block} puts the parameters; write master_weights({block}(...))"
+    holds_none(block, tx, lambda word: word.name == "master_weights", why)
+
+
 def evaluates(word: Any) -> bool:
     """Whether a word asks for the loss or the gradient at parameters of its own."""
     return bool({"value_fn", "grad_fn"} & set(word.meaning.needs))

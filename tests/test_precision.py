@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import adamfx as fx
@@ -32,3 +33,29 @@ def test_the_seed_is_whole():
     assert fx.round_stochastically(2.0) == fx.round_stochastically(2)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"seed must be a whole number, got 2\.5"):
         fx.round_stochastically(2.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda tx: fx.lookahead(tx, 2, 0.1),
+        lambda tx: fx.outer_step(tx, fx.sgd(0.1), 2),
+        lambda tx: fx.ema_nesterov(tx, lookahead=2.0, decay=0.5),
+        lambda tx: fx.mechanize(tx, s_init=0.1),
+    ],
+)
+def test_copies_are_refused_where_parameters_are_moved_around_them(around):
+    """And outside, bfloat16 parameters are the rounded float32 run."""
+    with pytest.raises(ValueError, match=r"write master_weights\("):
+        around(fx.skip_nonfinite(fx.master_weights(fx.sgd(0.05))))
+
+    def run(tx, dtype):
+        p = jnp.ones(4, dtype)
+        state = tx.init(p)
+        for _ in range(6):
+            g = 2 * (tx.gradient_at(state, p).astype(jnp.float32) - 3)
+            p, state = tx.step(g.astype(dtype), state, p)
+        return p.astype(jnp.float32)
+
+    low = run(fx.master_weights(around(fx.sgd(0.05))), jnp.bfloat16)
+    np.testing.assert_allclose(low, run(around(fx.sgd(0.05)), jnp.float32), rtol=0.02)

@@ -34,6 +34,8 @@ def lookahead(
     k = checks.steps("lookahead", "sync_period", sync_period, 1)
     checks.number("lookahead", "slow_step_size", slow_step_size, low=0, high=1)
     tx = fast_optimizer
+    if not reset_state:  # which makes the copies anew
+        checks.moves_parameters("lookahead", tx)
 
     def init(p):
         return {"slow": wide_copy(p)}
