@@ -529,4 +529,4 @@ def test_the_code_of_the_page_runs():
         held = dict(fx=fx, jax=jax, P=P, mesh=mesh, params=params, grads=params, loss=regression)
         held["eight_batches"] = jax.device_put(batches, P(None, "data"))
         blocks.run("docs/scale.md", held)
-    assert sum("..." not in code for code in blocks.blocks("docs/scale.md")) == 6
+    assert sum("..." not in code for code in blocks.blocks("docs/scale.md")) == 7
