@@ -137,7 +137,7 @@ def holds_none(block: str, tx: Any, is_wrong: Any, why: str) -> None:
         raise ValueError(f"{block}: {wrong.name} does not work inside of it: {why}")
 
 
-def moves_parameters(block: str, tx: Any) -> None:
+def holds_no_copies(block: str, tx: Any) -> None:
     """Raises ValueError for copies inside of a wrapper that moves parameters itself: they would undo that."""
     why = f"its copies do not see where {block} puts the parameters; write master_weights({block}(...))"
     holds_none(block, tx, lambda word: word.name == "master_weights", why)

@@ -173,13 +173,7 @@ class GradientTransformation(Value):
 
     def reads(self, name: str) -> bool:
         """Whether some block inside reads this extra argument."""
-        specs = [value.meaning for _, value in self.blocks]
-        return any(
-            name in spec.needs
-            or "*" in spec.needs
-            or any(tx.reads(name) for tx in getattr(spec, "inside", {}).values())
-            for spec in specs
-        )
+        return any({name, "*"} & set(word.meaning.needs) for word in self.words())
 
     def words(self) -> Iterator[GradientTransformation]:
         """Every block, also those inside of others."""

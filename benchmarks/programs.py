@@ -7,6 +7,7 @@ other process: one that sees libtpu looks for a TPU.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -32,6 +33,7 @@ ENVIRONMENT = {
     "XLA_FLAGS": "",
 }
 LAYOUTS = ("FSDP", "FSDP x tensors", "FSDP, stacked")
+CHIPS = 8
 WIDTH, LAYERS = 4096, 4  # a billion parameters: most arrays do not fit into a chip's fast memory
 ALLOWED = 0.01  # so much more than optax may ours hold and move
 
@@ -280,16 +282,35 @@ def program(held: dict, library: str, name: str, layout: str = "FSDP") -> Progra
 
 def of_text(held: dict, text: str, layout: str = "FSDP") -> Program:
     """The compiled step of one of our sentences, its state where `abstract_state` says."""
+    params = parameters(layout)
+    return of_sentence(text, mesh(layout), params, lambda p, g: g, params)
+
+
+def of_sentence(
+    text: str,
+    where: Any,
+    params: Any,
+    gradient: Callable,
+    batch: Any,
+    chips: int = CHIPS,
+    apart: bool = False,
+) -> Program:
+    """The compiled step with gradient(params, batch) on a mesh, which is set around it unless `apart`."""
     import jax
 
     import adamfx as fx
 
-    where, params, tx = mesh(layout), parameters(layout), fx.read(text)
-    with jax.sharding.use_abstract_mesh(where.abstract_mesh):
-        arguments = params, fx.abstract_state(tx, params)
-        lie = jax.tree.map(lambda x: x.sharding, arguments)
-        step = jax.jit(lambda p, s, g: tx.step(g, s, p), donate_argnums=(0, 1), out_shardings=lie)
-        return read(step, (*arguments, params))
+    tx = fx.read(text)
+    around = jax.sharding.use_abstract_mesh(where.abstract_mesh)
+    with contextlib.nullcontext() if apart else around:
+        state = fx.abstract_state(tx, params)
+        lie = jax.tree.map(lambda x: x.sharding, (params, state))
+
+        def step(p: Any, s: Any, x: Any) -> Any:
+            return tx.step(gradient(p, x), s, p)
+
+        function = jax.jit(step, donate_argnums=(0, 1), out_shardings=lie)
+        return read(function, (params, state, batch), chips=chips)
 
 
 def compiled(step: Callable, tx: Any, mesh: Any, params: Any, least: bool = False) -> Program:
@@ -302,7 +323,7 @@ def compiled(step: Callable, tx: Any, mesh: Any, params: Any, least: bool = Fals
         return read(function, (params, state, params), least)
 
 
-def read(function: Any, arguments: tuple, least: bool = False, chips: int = 8) -> Program:
+def read(function: Any, arguments: tuple, least: bool = False, chips: int = CHIPS) -> Program:
     """The figures of a jitted function, compiled; its arguments are abstract, the first the parameters.
 
     `chips`: over how many the parameters are shared out.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from typing import Any
 
@@ -10,12 +9,8 @@ import numpy as np
 
 from benchmarks import programs
 
-CHIPS = 8
-WIDTH, LAYERS, BATCH = (
-    4096,
-    4,
-    64,
-)  # of the training step; each array is larger than a chip's fast memory
+# Of the training step; each array is larger than a chip's fast memory.
+WIDTH, LAYERS, BATCH = 4096, 4, 64
 SENTENCES = {  # of the training step: (sentence, dtype of the parameters)
     "adamw": ("adamw(1e-3)", "float32"),
     "shard_state(adamw)": ("shard_state(adamw(1e-3))", "float32"),
@@ -65,7 +60,9 @@ def in_shares(held: dict, name: str, explicit: bool = False) -> dict[str, float]
         return jnp.mean(jnp.square(x.astype(jnp.float32)))
 
     batch = leaf(BATCH, WIDTH, along="data")
-    made = _step(text, where, params, lambda p, x: jax.grad(loss)(p, x), batch, chips=1)
+    made = programs.of_sentence(
+        text, where, params, lambda p, x: jax.grad(loss)(p, x), batch, chips=1
+    )
     n = _parameters(params)
     return {
         "arguments": made.arguments,
@@ -96,41 +93,14 @@ def matrices(
 
     where = programs.mesh(layout, explicit)
     params = _matrices(programs.parameters(layout, explicit=explicit, layers=layers, width=width))
-    made = _step(text, where, params, lambda p, g: g, params, apart=apart)
+    made = programs.of_sentence(text, where, params, lambda p, g: g, params, apart=apart)
     shapes = [x.shape for x in jax.tree.leaves(params)]
-    ideal = sum(_newton_schulz(*s) for s in shapes) / CHIPS
+    ideal = sum(_newton_schulz(*s) for s in shapes) / programs.CHIPS
     return {
-        "sent": made.sent / (4 * _parameters(params) / CHIPS),
+        "sent": made.sent / (4 * _parameters(params) / programs.CHIPS),
         "operations": made.operations / ideal,
         "peak": made.peak,
     }
-
-
-def _step(
-    text: str,
-    where: Any,
-    params: Any,
-    gradient: Any,
-    batch: Any,
-    chips: int = CHIPS,
-    apart: bool = False,
-) -> programs.Program:
-    """The compiled step of a sentence on this mesh, set around all of it unless `apart`."""
-    import jax
-
-    import adamfx as fx
-
-    tx = fx.read(text)
-    around = jax.sharding.use_abstract_mesh(where.abstract_mesh)
-    with contextlib.nullcontext() if apart else around:
-        state = fx.abstract_state(tx, params)
-        lie = jax.tree.map(lambda x: x.sharding, (params, state))
-
-        def step(p: Any, s: Any, x: Any) -> Any:
-            return tx.step(gradient(p, x), s, p)
-
-        function = jax.jit(step, donate_argnums=(0, 1), out_shardings=lie)
-        return programs.read(function, (params, state, batch), chips=chips)
 
 
 def _parameters(tree: Any) -> int:

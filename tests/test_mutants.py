@@ -162,7 +162,7 @@ Each axis of the mesh is an exchange of its own | engine/chips.py
   test_scale.py::test_matrices_of_one_shape_that_lie_in_two_ways
 
 A decay of 0 reads all parameters | blocks/decay.py
-- return u if none else u +
+- return u if nothing else u +
 + return u +
   test_blocks.py::test_a_decay_of_zero_reads_no_parameter
 

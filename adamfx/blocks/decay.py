@@ -27,10 +27,10 @@ def add_decayed_weights(weight_decay: Rate = 0.0, mask: Mask = None):
     """
     checks.number("add_decayed_weights", "weight_decay", weight_decay, low=0)
     # No compiler leaves out 0 p, which is NaN for an infinite p; so each step would read all parameters.
-    none = isinstance(weight_decay, int | float) and weight_decay == 0
+    nothing = isinstance(weight_decay, int | float) and weight_decay == 0
 
     def leaf(u, here):
-        return u if none else u + here.shared * here.param
+        return u if nothing else u + here.shared * here.param
 
     def shared(step):
         return value_at(weight_decay, step.count)

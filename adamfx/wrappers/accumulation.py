@@ -49,7 +49,7 @@ def accumulate(transformation: Inner, every: int | ScheduleFunction | jax.Array)
 
     Remembers `inner`; `acc_grads`, the sum so far, float32 at least (the last one where mini_step is 0);
     `mini_step`, how many it holds; `dropped`, how many windows were left out; `acc_value`, the sum of the
-    losses, where something inside reads `value`.
+    losses, where something inside reads `value`. Raises ValueError around `sam`, `asam` and line searches.
     """
     if not callable(every) and not isinstance(every, jax.Array):
         every = checks.steps("accumulate", "every", every, 1)

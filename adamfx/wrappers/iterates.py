@@ -116,7 +116,7 @@ def ema_nesterov(
     start = checks.steps("ema_nesterov", "start", start)
     stop = stop if stop is None else checks.steps("ema_nesterov", "stop", stop, start + 1)
     tx = transformation
-    checks.moves_parameters("ema_nesterov", tx)
+    checks.holds_no_copies("ema_nesterov", tx)
 
     def ahead(leaves, memory):
         t = memory.steps
@@ -222,7 +222,7 @@ def outer_step(inner: Inner, outer: Inner, every: int):
     Remembers `inner`, `outer`, `anchor`, a, and `steps` since the last outer one.
     """
     k = checks.steps("outer_step", "every", every, 1)
-    checks.moves_parameters("outer_step", inner)
+    checks.holds_no_copies("outer_step", inner)
 
     def run(leaves, memory, step):
         out, mine = inner.run(leaves, memory.inner, step)

@@ -35,7 +35,7 @@ def lookahead(
     checks.number("lookahead", "slow_step_size", slow_step_size, low=0, high=1)
     tx = fast_optimizer
     if not reset_state:  # which makes the copies anew
-        checks.moves_parameters("lookahead", tx)
+        checks.holds_no_copies("lookahead", tx)
 
     def init(p):
         return {"slow": wide_copy(p)}

@@ -44,7 +44,7 @@ def mechanize(
     checks.number("mechanize", "s_init", s_init, low=0)
     n = checks.steps("mechanize", "num_betas", num_betas, 1)
     tx = base_optimizer
-    checks.moves_parameters("mechanize", tx)
+    checks.holds_no_copies("mechanize", tx)
 
     def init_shared():
         zeros = {name: np.zeros(n) for name in ("r", "m", "v")}

@@ -217,7 +217,8 @@ def view(transformation: Inner, through: Lens):
       through: a lens: `in_blocks(size)`, `as_matrix()`, `low_rank(rank, every)`, or one of your own under
         `@lens`.
 
-    Remembers `inner`, the state of the transformation, and what the lens does, by its names.
+    Remembers `inner`, the state of the transformation, and what the lens does, by its names. Raises
+    ValueError around what evaluates the loss.
     """
     if not isinstance(through, Lens):
         raise TypeError(f"view: through must be a lens such as as_matrix(), got {through!r}")
