@@ -58,7 +58,11 @@ def sentence(seed):
         core = fx.chain(*words)
     tx = fx.chain(*draw.sample(PRE, draw.randint(0, 2)), core)
     for name in draw.sample(sorted(WRAPPERS), draw.choice([0, 1, 1, 2])):
-        tx = WRAPPERS[name](tx)
+        try:
+            tx = WRAPPERS[name](tx)
+        except ValueError as error:  # what a wrapper refuses to hold has tests of its own
+            if "does not work inside of it" not in str(error):
+                raise
     return tx
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from adamfx.engine.placement import (
 )
 
 Array = Any
+Row = Any  # a tree of arrays with the axes of one stack in front, of which the first is matrices (..., m, n)
 FREE = PartitionSpec.UNCONSTRAINED
 
 
@@ -30,133 +31,262 @@ def each_matrix(function: Callable, *columns: list, join: bool = False) -> list:
     """[function(*row) for row in zip(*columns)], of stacks of matrices that it treats all alike.
 
     A row has stacks (..., m, n) of as many matrices each; what the function makes of a row is a tree of
-    arrays with the axes of the stack in front.
-
-    Where `jax.set_mesh` has set several chips, the matrices of one shape are joined to one stack, the
-    stack moves once over the chips, and moves back: 2 bytes over the chips for each byte of the matrices. A
-    number of them that the chips do not divide is filled up with zeros; where there are more chips than
-    matrices, axes of the mesh that are not needed do the same work. A matrix that is alone of its shape is
-    left to the compiler.
+    arrays with the axes of the stack in front. Several chips share it out, as `shared_out` says; a matrix
+    that is alone of its shape is left to the compiler.
 
     Args:
       join: whether to join them on one chip too, to run the function once per shape. Then they are
         whole on every chip before and afterwards.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    chips = 1 if mesh.manual_axes else math.prod(mesh.shape.values())
-    if chips > 1:
-        check_one_kind(mesh)
     rows = list(zip(*columns, strict=True))
-    kinds: dict[Any, list[int]] = {}
-    for j, row in enumerate(rows):
-        kinds.setdefault(tuple((x.shape[-2:], x.dtype) for x in row), []).append(j)
+    several = are_several()
     out: list[Any] = [None] * len(rows)
-    for members in itertools.chain(*(_alike(m, rows, chips) for m in kinds.values())):
+    for members in kinds_of(rows):
         some = [rows[j] for j in members]
-        shapes = [row[0].shape[:-2] for row in some]
-        if not join and (chips == 1 or sum(map(math.prod, shapes)) < 2):
+        if several and (join or number_of(some) > 1):
+            like = None if join else lambda row: row[0]
+            (found,) = shared_out(lambda stacks: [function(*stacks[0])], [some], like)
+        elif join:
+            kind = _Kind(some, is_whole=True)
+            found = kind.split(function(*kind.joined(jax.tree.map(whole, some))))
+            found = jax.tree.map(whole, found)
+        else:
             alone = in_one_piece(function, lambda *row: row[0])
             found = each(alone, *map(list, zip(*some, strict=True)))
-        elif chips == 1:
-            found = _split(function(*map(_joined, zip(*some, strict=True))), shapes)
-        else:
-            found = _shared_out(function, some, shapes, mesh, join)
         for j, x in zip(members, found, strict=True):
             out[j] = x
     return out
 
 
-def _alike(members: list[int], rows: list[tuple], chips: int) -> list[list[int]]:
-    """Those of a kind that lie alike, where each has enough matrices for all chips; else all in one.
+def shared_out(
+    function: Callable, kinds: list[list[Row]], like: Callable | None, read: Any = ()
+) -> list[list]:
+    """The rows of function([the stack of all matrices of a kind, for each kind], *read).
 
-    In a stack the others would first have to move to where the first one lies.
+    Each stack moves once over the chips that `jax.set_mesh` has set, and moves back: 2 bytes over the
+    chips for each byte. A number of matrices that the chips do not divide is filled up with zeros; where
+    there are more chips than matrices, axes of the mesh that are not needed do the same work.
+
+    Args:
+      like: `like(row)` is a tree of arrays of a row as which the results lie, and whose shape they have.
+        None: rows are whole on every chip before and afterwards.
     """
-    found: dict[str, list[int]] = {}
-    for j in members:
-        found.setdefault(str(_matrix_of(rows[j][0])), []).append(j)
-    counts = [sum(math.prod(rows[j][0].shape[:-2]) for j in some) for some in found.values()]
-    return list(found.values()) if min(counts) >= chips > 1 else [members]
+    of = [_Kind(rows, is_whole=like is None) for rows in kinds]
+    by_type = like is None or is_explicit(jax.tree.leaves(kinds)[0])
+
+    def from_parts(given: list, *read: Any) -> list:
+        stacks = [kind.items(rows) for kind, rows in zip(of, given, strict=True)]
+        return [kind.parts(y, like) for kind, y in zip(of, function(stacks, *read), strict=True)]
+
+    if by_type:
+        run, given = from_parts, [kind.laid() for kind in of]
+        ins, outs = [kind.specs() for kind in of], [kind.specs(like) for kind in of]
+    else:
+        run, given = function, [kind.handed_over() for kind in of]
+        ins = outs = [PartitionSpec(kind.names) for kind in of]
+    # Unchecked: what is gathered counts as different on each chip, as does what JAX's eigh for a TPU makes.
+    found = jax.shard_map(
+        run, in_specs=(ins, *[PartitionSpec() for _ in read]), out_specs=outs, check_vma=False
+    )(given, *read)
+    if by_type:
+        return [kind.laid_back(y, like) for kind, y in zip(of, found, strict=True)]
+    return [kind.handed_back(y) for kind, y in zip(of, found, strict=True)]
 
 
-def _stack(x: Array) -> Array:
-    """With one axis in front of its matrices."""
-    return x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
+def are_several() -> bool:
+    """Whether `jax.set_mesh` has set several chips, and this is not the program of one of them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.manual_axes or math.prod(mesh.shape.values()) < 2:
+        return False
+    check_one_kind(mesh)
+    return True
 
 
-def _joined(xs: tuple) -> Array:
-    # Whole, else each would be sharded as the one beside it in the stack.
-    return jnp.concatenate([whole(_stack(x)) for x in xs])
+def kinds_of(rows: Sequence[Row]) -> list[list[int]]:
+    """Which rows have matrices of one shape, and are to make one stack.
+
+    Those that lie otherwise make one of their own, if each has enough matrices for all chips; else they
+    would first have to move to where the first one lies.
+    """
+    kinds: dict[Any, dict[str, list[int]]] = {}
+    for j, row in enumerate(rows):
+        xs, structure = jax.tree.flatten(row)
+        shapes = tuple((x.shape[_depth(row) :], x.dtype) for x in xs)
+        ways = kinds.setdefault((structure, shapes), {})
+        ways.setdefault(str(_lies(xs[0], _depth(row))), []).append(j)
+    found: list[list[int]] = []
+    for ways in kinds.values():
+        least = min(number_of([rows[j] for j in some]) for some in ways.values())
+        apart = least >= _size(tuple(_sizes())) > 1
+        found += ways.values() if apart else [sorted(itertools.chain(*ways.values()))]
+    return found
 
 
-def _split(found: Any, shapes: list[tuple], end: Callable = lambda j, y: whole(y)) -> list:
-    """The rows of a tree of stacks, with their own axes again."""
-    out, start = [], 0
-    for j, shape in enumerate(shapes):
-        at = slice(start, start + math.prod(shape))
-        out.append(
-            jax.tree.map(
-                lambda y, j=j, at=at, s=shape: end(j, y[at].reshape(*s, *y.shape[1:])), found
+def number_of(rows: Sequence[Row]) -> int:
+    """How many matrices they have."""
+    return sum(math.prod(jax.tree.leaves(row)[0].shape[:-2]) for row in rows)
+
+
+class _Kind:
+    """Rows that make one stack, to be shared out along the axes `names` of the mesh."""
+
+    def __init__(self, rows: Sequence[Row], is_whole: bool):
+        self.rows, self.is_whole = rows, is_whole
+        self.names = _axes_for(number_of(rows), _sizes())
+
+    def joined(self, rows: Sequence[Row]) -> Row:
+        """As one stack (n, ...) for each column, filled up with zeros."""
+        depths = [_depth(row) for row in self.rows]
+        missing = -number_of(self.rows) % _size(self.names)
+
+        def of(*xs: Array) -> Array:
+            stacks = [
+                x.reshape(math.prod(x.shape[:depth]), *x.shape[depth:])
+                for x, depth in zip(xs, depths, strict=True)
+            ]
+            empty = [jnp.zeros((missing, *stacks[0].shape[1:]), stacks[0].dtype)] if missing else []
+            return jnp.concatenate(stacks + empty)
+
+        return jax.tree.map(of, *rows)
+
+    def split(self, found: Any) -> list:
+        """The rows of a tree of stacks, with their own axes again."""
+        out, start = [], 0
+        for row in self.rows:
+            stack = jax.tree.leaves(row)[0].shape[:-2]
+            at = slice(start, start + math.prod(stack))
+            out.append(
+                jax.tree.map(lambda y, at=at, s=stack: y[at].reshape(*s, *y.shape[1:]), found)
             )
-        )
-        start = at.stop
-    return out
+            start = at.stop
+        return out
+
+    # ---- where types tell how arrays lie: all go where the first row lies, and chips exchange parts
+
+    def lies(self, like: Callable | None = lambda row: row) -> Any:
+        """For what `like` takes of a row, the axes of the mesh along its axes, without the stack."""
+        if like is None or self.is_whole:
+            return PartitionSpec()
+        first = self.rows[0]
+        return jax.tree.map(lambda x: PartitionSpec(*_lies(x, _depth(first))), like(first))
+
+    def specs(self, like: Callable | None = lambda row: row) -> list:
+        """The same for each row, with its stack, which is whole."""
+        before = [[None] * _depth(row) for row in self.rows]
+        return [jax.tree.map(lambda s, b=b: PartitionSpec(*b, *s), self.lies(like)) for b in before]
+
+    def laid(self) -> list[Row]:
+        def as_first(spec: PartitionSpec, part: Any) -> Any:
+            return jax.tree.map(lambda x: _lie(x, spec), part)
+
+        return [
+            jax.tree.map(as_first, s, row) for s, row in zip(self.specs(), self.rows, strict=True)
+        ]
+
+    def items(self, rows: list[Row]) -> Row:
+        """On one chip: whole matrices of its own, from its parts of all."""
+
+        def of(spec: PartitionSpec, part: Any) -> Any:
+            return jax.tree.map(lambda x: _to_items(x, spec, self.names), part)
+
+        return jax.tree.map(of, self.lies(), self.joined(rows))
+
+    def parts(self, found: Any, like: Callable | None) -> list:
+        """The way back, row by row."""
+
+        def of(spec: PartitionSpec, part: Any) -> Any:
+            return jax.tree.map(lambda y: _to_parts(y, spec, self.names), part)
+
+        return self.split(jax.tree.map(of, self.lies(like), found))
+
+    def laid_back(self, found: list, like: Callable | None) -> list:
+        if like is None:
+            return jax.tree.map(whole, found)
+        back = lambda x, y: reshard(y, jax.typeof(x).sharding)  # noqa: E731
+        return [jax.tree.map(back, like(row), y) for row, y in zip(self.rows, found, strict=True)]
+
+    # ---- where they do not: the compiler moves the stack, along one axis of the mesh after the other
+
+    def handed_over(self) -> Row:
+        def of(x: Array) -> Array:
+            for names in self._ever_more():
+                x = _lie(x, PartitionSpec(names or None, *[FREE] * (x.ndim - 1)))
+            return _lie(x, PartitionSpec(self.names, *[None] * (x.ndim - 1)))
+
+        return jax.tree.map(of, self.joined(self.rows))
+
+    def handed_back(self, found: Any) -> list:
+        def of(y: Array) -> Array:
+            for names in reversed(self._ever_more()):
+                y = _lie(y, PartitionSpec(names or None, *[FREE] * (y.ndim - 1)))
+            return y
+
+        return self.split(jax.tree.map(of, found))
+
+    def _ever_more(self) -> list[tuple]:
+        return [self.names[:i] for i in range(len(self.names) + 1)]
 
 
-def _shared_out(function: Callable, rows: list, shapes: list[tuple], mesh: Any, join: bool) -> list:
-    """The function of all matrices in rows of one kind, a part of them on each chip."""
-    count = sum(map(math.prod, shapes))
-    names = _axes_for(count, mesh.shape)
-    missing = -count % _size(names)
-    columns = list(zip(*rows, strict=True))
+def _to_items(x: Array, spec: PartitionSpec, names: tuple) -> Array:
+    """A chip's parts of all items of a stack, (n, *part), as a share of the items, whole.
 
-    def lies(x: Array) -> list:
-        """Memory lies whole: no sharding but that of its parameter shall reach it."""
-        return [None, None] if join else _matrix_of(x)
+    By one exchange, however many axes of the mesh cut them: what a chip sends to each other one, and what
+    it gets, is a row of an axis of its own.
+    """
+    cuts = _cuts(spec, x.ndim - 1)
+    alike, moved, gathered = _roles(cuts, names)
+    n, *part = x.shape
+    x = x.reshape(*_each_size(names), n // _size(names), *part)
+    for name in reversed(alike):
+        i = jax.lax.axis_index(name)
+        x = jax.lax.dynamic_index_in_dim(x, i, names.index(name), keepdims=False)
+    if moved:
+        x = x.reshape(_size(moved), *x.shape[len(moved) :])
+        x = jax.lax.all_to_all(x, moved, 0, 0)
+    x = jax.lax.all_gather(x, gathered) if gathered else x
+    sources = gathered + moved
+    x = x.reshape(*_each_size(sources), n // _size(names), *part)
+    x = x.transpose(_beside(cuts, sources))
+    dims = [d * _size(cut) for d, cut in zip(part, cuts, strict=True)]
+    return x.reshape(n // _size(names), *dims)
 
-    rest = lies(columns[0][0])
-    cuts = _cuts(rest, names)
-    if cuts:  # in whose order no chip has to hand on what it gets
-        names = tuple(dict.fromkeys(sum(cuts, ()) + names))
 
-    def over_the_chips(xs: tuple) -> Array:
-        settled = join or is_explicit(xs[0])
-        xs = tuple(_lie(x, lies(x)) for x in xs) if settled else xs
-        stacks = [_stack(x) for x in xs]
-        if missing:
-            stacks.append(jnp.zeros((missing, *stacks[0].shape[1:]), stacks[0].dtype))
-        joined = jnp.concatenate([_lie(x, rest) for x in stacks] if settled else stacks)
-        if cuts:
-            return _lie(_at_once(_lie(joined, [None, *rest]), cuts), [names, None, None])
-        for i in range(len(names) + 1):  # one axis of the mesh after the other: an exchange each
-            joined = _lie(joined, _along(names[:i], rest))
-        return _lie(joined, [names, None, None])
+def _to_parts(y: Array, spec: PartitionSpec, names: tuple) -> Array:
+    """The way back of `_to_items`."""
+    cuts = _cuts(spec, y.ndim - 1)
+    alike, moved, gathered = _roles(cuts, names)
+    sources = gathered + moved
+    n, *dims = y.shape
+    part = [d // _size(cut) for d, cut in zip(dims, cuts, strict=True)]
+    apart = [m for cut, d in zip(cuts, part, strict=True) for m in (*_each_size(cut), d)]
+    y = y.reshape(n, *apart).transpose(np.argsort(_beside(cuts, sources)))
+    for name in gathered:
+        y = jax.lax.dynamic_index_in_dim(y, jax.lax.axis_index(name), 0, keepdims=False)
+    if moved:
+        y = y.reshape(_size(moved), n, *part)
+        y = jax.lax.all_to_all(y, moved, 0, 0)
+    y = jax.lax.all_gather(y, alike) if alike else y
+    sharing = alike + moved
+    y = y.reshape(*_each_size(sharing), n, *part)
+    order = [*map(sharing.index, names)]
+    y = y.transpose(*order, *range(len(order), y.ndim))
+    return y.reshape(n * _size(names), *part)
 
-    shares = PartitionSpec(names)
-    # JAX's own eigh for a TPU does not pass its check of what varies over the chips (0.10.2).
-    run = jax.shard_map(
-        function,
-        mesh=mesh,
-        in_specs=(shares,) * len(columns),
-        out_specs=shares,
-        check_vma=not join,
-    )
 
-    def back(y: Array) -> Array:
-        if cuts:
-            of_axes = cuts[: y.ndim - 1]
-            return _at_once(_lie(y, [sum(of_axes, ()), *[()] * (y.ndim - 1)]), of_axes, back=True)
-        for i in reversed(range(len(names) + 1)):
-            y = _lie(y, _along(names[:i], rest[: y.ndim - 1]))
-        return y
+def _roles(cuts: list[tuple], names: tuple) -> tuple[tuple, tuple, tuple]:
+    """The axes of the mesh that share out what is the same along them, that also cut it, that only cut it."""
+    cutting = tuple(itertools.chain(*cuts))
+    alike = tuple(n for n in names if n not in cutting)
+    moved = tuple(n for n in names if n in cutting)
+    return alike, moved, tuple(n for n in cutting if n not in names)
 
-    def end(j: int, y: Array) -> Array:
-        like = rows[j][0]
-        if join:
-            return whole(y)
-        return reshard(y, jax.typeof(like).sharding) if is_explicit(y) else y
 
-    found = run(*map(over_the_chips, columns))
-    return _split(jax.tree.map(back, found), shapes, end)
+def _beside(cuts: list[tuple], sources: tuple) -> list[int]:
+    """The order that takes (*sources, n, *part) to (n, *dims), each source in front of the axis it cuts."""
+    order = [len(sources)]
+    for d, cut in enumerate(cuts):
+        order += [*map(sources.index, cut), len(sources) + 1 + d]
+    return order
 
 
 def _axes_for(count: int, sizes: Any) -> tuple[str, ...]:
@@ -166,66 +296,38 @@ def _axes_for(count: int, sizes: Any) -> tuple[str, ...]:
     return min(enough, key=lambda s: math.prod(sizes[n] for n in s), default=tuple(sizes))
 
 
-def _matrix_of(x: Array) -> list:
-    """The axes of the mesh along the rows and columns; where no type tells, what the compiler likes."""
+def _depth(row: Row) -> int:
+    """How many axes the stack has."""
+    return jax.tree.leaves(row)[0].ndim - 2
+
+
+def _lies(x: Array, depth: int) -> list:
+    """The axes of the mesh along those of an array behind its stack; where no type tells, none."""
     if not is_explicit(x):
-        return [FREE, FREE]
-    return partitions(jax.typeof(x).sharding.spec, x.ndim)[-2:]
+        return []
+    return partitions(jax.typeof(x).sharding.spec, x.ndim)[depth:]
 
 
-def _along(names: tuple, rest: list) -> list:
-    """Cut along these axes of the mesh as a stack, and each matrix along what is left of them."""
-
-    def left(part: Any) -> Any:
-        if part is FREE:
-            return part
-        of = part if isinstance(part, tuple) else (part,)
-        return tuple(n for n in of if n is not None and n not in names) or None
-
-    return [names or None, *map(left, rest)]
+def _cuts(spec: PartitionSpec, ndim: int) -> list[tuple]:
+    """For each axis of an array, the axes of the mesh that cut it."""
+    parts = partitions(spec, ndim)
+    return [part if isinstance(part, tuple) else (part,) * (part is not None) for part in parts]
 
 
-def _cuts(rest: list, names: tuple) -> list[tuple] | None:
-    """The axes of the mesh along each axis of a matrix; None for none, and unless all are the stack's too."""
-    if FREE in rest:
-        return None
-    cuts = [part if isinstance(part, tuple) else (part,) * (part is not None) for part in rest]
-    found = {n for cut in cuts for n in cut}
-    return cuts if found and found <= set(names) else None
+def _sizes() -> Any:
+    return jax.sharding.get_abstract_mesh().shape
 
 
-def _at_once(x: Array, cuts: list[tuple], back: bool = False) -> Array:
-    """A stack of matrices that are cut along `cuts`, cut along the stack instead; `back`: the other way.
-
-    By one exchange: what one chip has of each matrix becomes a row of an axis of its own.
-    """
-    n, *dims = x.shape
-    sizes = [_size(cut) for cut in cuts]
-    parts = [d // size for d, size in zip(dims, sizes, strict=True)]  # of one chip
-    beside = [m for pair in zip(sizes, parts, strict=True) for m in pair]
-    order = [0, *range(1, len(beside), 2), *range(2, len(beside) + 1, 2)]  # sizes, then parts
-    apart, stacked = ((), cuts), (sum(cuts, ()), [()] * len(cuts))
-    (stack, axes), then = (stacked, apart) if back else (apart, stacked)
-    x = _shaped(x, [n, *beside], [stack, *(a for cut in axes for a in (cut, ()))])
-    x = _shaped(x.transpose(order), [n, math.prod(sizes), *parts], [stack, sum(axes, ())])
-    stack, axes = then
-    x = _lie(x, [stack, sum(axes, ()), *[()] * len(dims)])
-    x = _shaped(x, [n, *sizes, *parts], [stack, *axes])
-    return _shaped(x.transpose(np.argsort(order)), [n, *dims], [stack, *axes])
-
-
-def _shaped(x: Array, shape: list, spec: list) -> Array:
-    return jnp.reshape(x, shape, out_sharding=PartitionSpec(*(names or None for names in spec)))
+def _each_size(names: tuple) -> list[int]:
+    """How many chips each of these axes of the mesh has."""
+    return [_sizes()[n] for n in names]
 
 
 def _size(names: tuple) -> int:
-    """How many chips these axes of the mesh have."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return math.prod(mesh.shape[n] for n in names)
+    return math.prod(_each_size(names))
 
 
-def _lie(x: Array, spec: list) -> Array:
-    """x with its last axes along these of the mesh, and whole along those before."""
-    to = PartitionSpec(*[None] * (x.ndim - len(spec)), *(names or None for names in spec))
+def _lie(x: Array, spec: PartitionSpec) -> Array:
+    """x lying so: an order, or where axes are automatic a word to the compiler."""
     typed = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
-    return reshard(x, to) if typed else jax.lax.with_sharding_constraint(x, to)
+    return reshard(x, spec) if typed else jax.lax.with_sharding_constraint(x, spec)
