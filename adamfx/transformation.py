@@ -352,6 +352,7 @@ def leafwise(
     sums: Callable | None = None,
     norms: Callable | None = None,
     elementwise: bool = True,
+    of_matrices: bool = False,
     gradient_at: Callable | None = None,
     evaluate_at: Callable | None = None,
     per_leaf: Sequence[str] = (),
@@ -385,6 +386,9 @@ def leafwise(
       norms: `norms(u, here) -> {name: array}`, of which the 2-norm is `here.norms.name` in `leaf`; those
         of all leaves are computed together.
       elementwise: False for arithmetic that must not run once per result (see `configure`).
+      of_matrices: True for products and decompositions of matrices, the last two axes, if each matrix of a
+        stack is treated by itself and all that is remembered has the axes of the stack in front; also for a
+        correction behind such a block. Several chips then share out the matrices.
       gradient_at, evaluate_at: `(p, here) -> p`, where this block wants the gradient, or the model to
         be used; `here.memory`, and `here.shared` with `.count` and `.memory`, as in a step.
       per_leaf: extra arguments of `update` that are trees like the parameters: `here.extra.name`.
@@ -398,7 +402,7 @@ def leafwise(
     needs = (*needs, *(("params",) if needs_params and "params" not in needs else ()), *per_leaf)
     return Leafwise(
         leaf, init, shared, init_shared, moments, whole_tree, needs, mask, each, sums, norms,
-        elementwise, gradient_at, evaluate_at, tuple(per_leaf), seed, together,
+        elementwise, of_matrices, gradient_at, evaluate_at, tuple(per_leaf), seed, together,
     )  # fmt: skip
 
 

@@ -33,6 +33,6 @@ def test_memory_of_a_square_leaf_is_not_sharded_by_accident(axes):
         for init in (scalar_per_row().init, jax.jit(scalar_per_row().init)):
             assert init(p)["scalar_per_row"].gram.sharding.is_fully_replicated
     with pytest.raises(
-        ValueError, match=r"axes must name one axis .* 2 axes of the memory, got \(0,\)"
+        ValueError, match=r"axes must name an axis .* 2 axes of the memory, got \(0,\)"
     ):
         fx.along(jnp.zeros((2, 2)), (0,))

@@ -1,5 +1,7 @@
 """Where a state lies: its shapes and shardings before it is made, shared out over devices, on the host."""
 
+import itertools
+
 import blocks
 import jax
 import jax.numpy as jnp
@@ -321,7 +323,13 @@ def test_matrices_over_the_chips_step_as_on_one(name, axes, x64):
     with jax.set_mesh(mesh):
         got, _ = train(tx, put(mesh, values, {k: x for k, (_, x) in STACKS.items()}))
     for k, x in got.items():
-        assert x.sharding.is_equivalent_to(NamedSharding(mesh, STACKS[k][1]), x.ndim), k
+        as_before = x.sharding.is_equivalent_to(NamedSharding(mesh, STACKS[k][1]), x.ndim)
+        if (
+            axes == AxisType.Auto
+        ):  # a compiler may also cut it along an axis that others of its kind use
+            pairs = itertools.zip_longest(STACKS[k][1], x.sharding.spec)
+            as_before |= all(a in (None, b) for a, b in pairs)
+        assert as_before, (k, x.sharding)
         tolerance = 1e-3 if "bfloat16" in name else 1e-7
         np.testing.assert_allclose(x, want[k], rtol=tolerance, atol=tolerance, err_msg=k)
 

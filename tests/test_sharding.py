@@ -26,11 +26,16 @@ CHOSEN["stored(adamw)"] = fx.stored(
 
 
 def layouts(shape, leaf):
-    """How memory of another shape than its parameter may lie: each axis whole, or as one it divides."""
+    """How memory of another shape than its parameter may lie: each axis whole, or as one it divides.
+
+    Of a square one, columns may lie as whatever cuts the parameter.
+    """
     spec = (*SPECS[leaf], *[None] * len(SHAPES[leaf])) if leaf else ()
     of = [*zip(SHAPES[leaf], spec, strict=False)] if leaf else []
     # An axis of memory may have one number for each block of the parameter's.
     choices = [{None, *(a for m, a in of if n > 1 and m % n == 0)} for n in shape]
+    if len(shape) > 1 and shape[-1] == shape[-2]:
+        choices[-1] |= {a for _, a in of}
     for axes in itertools.product(*choices):
         used = [a for axis in axes if axis for a in ((axis,) if isinstance(axis, str) else axis)]
         if len(set(used)) == len(used):

@@ -67,7 +67,7 @@ def scale_by_kron(
             follows = p.ndim - len(own) + i if own else None
             if len(own) == 2 and n <= max_dim:
                 q = jnp.broadcast_to(scale * jnp.eye(n), (*stack, n, n))
-                axes = (*axes, follows, None)
+                axes = (*axes, follows, ...)
             else:
                 q, axes = jnp.full((*stack, n), scale), (*axes, follows)
             found[side] = along(q.astype(p.dtype), axes)

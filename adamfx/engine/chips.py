@@ -15,8 +15,10 @@ from jax.sharding import AxisType, PartitionSpec
 from adamfx.engine.each import each
 from adamfx.engine.placement import (
     check_one_kind,
+    follow,
     in_one_piece,
     is_explicit,
+    names_of,
     partitions,
     reshard,
     whole,
@@ -59,7 +61,7 @@ def each_matrix(function: Callable, *columns: list, join: bool = False) -> list:
 
 
 def shared_out(
-    function: Callable, kinds: list[list[Row]], like: Callable | None, read: Any = ()
+    function: Callable, kinds: list[list[Row]], like: Callable | None, *read: Any
 ) -> list[list]:
     """The rows of function([the stack of all matrices of a kind, for each kind], *read).
 
@@ -71,6 +73,7 @@ def shared_out(
       like: `like(row)` is a tree of arrays of a row as which the results lie, and whose shape they have.
         None: rows are whole on every chip before and afterwards.
     """
+    check_one_kind(jax.sharding.get_abstract_mesh())
     of = [_Kind(rows, is_whole=like is None) for rows in kinds]
     by_type = like is None or is_explicit(jax.tree.leaves(kinds)[0])
 
@@ -90,16 +93,13 @@ def shared_out(
     )(given, *read)
     if by_type:
         return [kind.laid_back(y, like) for kind, y in zip(of, found, strict=True)]
-    return [kind.handed_back(y) for kind, y in zip(of, found, strict=True)]
+    return [kind.handed_back(y, like) for kind, y in zip(of, found, strict=True)]
 
 
 def are_several() -> bool:
     """Whether `jax.set_mesh` has set several chips, and this is not the program of one of them."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.manual_axes or math.prod(mesh.shape.values()) < 2:
-        return False
-    check_one_kind(mesh)
-    return True
+    return not mesh.manual_axes and math.prod(mesh.shape.values()) > 1
 
 
 def kinds_of(rows: Sequence[Row]) -> list[list[int]]:
@@ -215,13 +215,14 @@ class _Kind:
 
         return jax.tree.map(of, self.joined(self.rows))
 
-    def handed_back(self, found: Any) -> list:
+    def handed_back(self, found: Any, like: Callable) -> list:
         def of(y: Array) -> Array:
             for names in reversed(self._ever_more()):
                 y = _lie(y, PartitionSpec(names or None, *[FREE] * (y.ndim - 1)))
             return y
 
-        return self.split(jax.tree.map(of, found))
+        rows = zip(self.rows, self.split(jax.tree.map(of, found)), strict=True)
+        return [jax.tree.map(follow, like(row), y) for row, y in rows]
 
     def _ever_more(self) -> list[tuple]:
         return [self.names[:i] for i in range(len(self.names) + 1)]
@@ -310,8 +311,7 @@ def _lies(x: Array, depth: int) -> list:
 
 def _cuts(spec: PartitionSpec, ndim: int) -> list[tuple]:
     """For each axis of an array, the axes of the mesh that cut it."""
-    parts = partitions(spec, ndim)
-    return [part if isinstance(part, tuple) else (part,) * (part is not None) for part in parts]
+    return [names_of(part) for part in partitions(spec, ndim)]
 
 
 def _sizes() -> Any:

@@ -6,6 +6,7 @@ the type; for automatic axes, which no type tells, it ties the memory to its par
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from adamfx.checks import shown
 from adamfx.engine import trees
 
-Axes = Sequence[Any]  # of int or None
+Axes = Sequence[Any]  # of int, None or ...
 reshard: Any = getattr(jax, "reshard", None) or jax.sharding.reshard  # type: ignore[attr-defined]
 
 
@@ -27,25 +28,30 @@ class Along(NamedTuple):
     """An array and the axis of the parameter that each of its axes follows; see `along`."""
 
     array: Any
-    axes: tuple[int | None, ...]
+    axes: tuple[Any, ...]
 
 
 def along(x: Any, axes: Axes) -> Along:
     """Memory whose axis i is sharded as axis `axes[i]` of its parameter; None: not sharded.
 
-    An axis may be shorter than the one it follows, with one number for each block of it.
+    An axis may be shorter than the one it follows, with one number for each block of it. `...` stands for the
+    axes that are not named: along it lies what of the mesh cuts the parameter there.
 
     For `init` of a block whose memory has another shape than the parameter (m, n), such as
-    {"left": along(jnp.zeros((m, m)), (0, None)), "right": along(jnp.zeros((n, n)), (1, None))}.
+    {"left": along(jnp.zeros((m, m)), (0, ...)), "right": along(jnp.zeros((n, n)), (1, ...))}.
     Without it, memory of the parameter's shape is sharded as the parameter, any other is replicated.
     """
     if not trees.is_number(x):
         raise TypeError(f"along: x must be an array, got {shown(x)}")
-    if not isinstance(axes, (list, tuple)) or not all(a is None or _is_axis(a) for a in axes):
-        raise TypeError(f"along: axes must be a tuple of ints or None, got {shown(axes)}")
+    if not isinstance(axes, (list, tuple)) or not all(
+        a is None or a is ... or _is_axis(a) for a in axes
+    ):
+        raise TypeError(f"along: axes must be a tuple of ints, None or ..., got {shown(axes)}")
+    if list(axes).count(...) > 1:
+        raise ValueError(f"along: ... may stand for one axis of the memory only, got {shown(axes)}")
     if len(axes) != jnp.ndim(x):
         raise ValueError(
-            f"along: axes must name one axis of the parameter (or None) for each of the {jnp.ndim(x)} "
+            f"along: axes must name an axis of the parameter, None or ... for each of the {jnp.ndim(x)} "
             f"axes of the memory, got {tuple(axes)}"
         )
     return Along(jnp.asarray(x), tuple(axes))
@@ -69,7 +75,7 @@ def anchor(arrays: list) -> jax.Array:
 
 
 def follow(p: jax.Array, x: Any, axes: Axes | None = None) -> jax.Array:
-    """`x` where `p` is. Axis i of `x` lies as axis axes[i] of `p` does; None: in one piece.
+    """`x` where `p` is. Axis i of `x` lies as axis axes[i] of `p` does; None: in one piece; see `along`.
 
     Without `axes`, `x` of the shape of `p` lies as `p` does, and another shape is replicated.
     """
@@ -79,11 +85,7 @@ def follow(p: jax.Array, x: Any, axes: Axes | None = None) -> jax.Array:
     if axes is None:
         return follow(p, x, list(range(p.ndim)) if x.shape == p.shape else [None] * x.ndim)
     for i, a in enumerate(axes):
-        if (
-            a is not None
-            and (not x.shape[i] or p.shape[a] % x.shape[i])
-            and x.shape[i] != p.shape[a]
-        ):
+        if _is_axis(a) and (not x.shape[i] or p.shape[a] % x.shape[i]) and x.shape[i] != p.shape[a]:
             raise ValueError(
                 f"along: axis {i} of memory of shape {x.shape} cannot follow axis {a} of a parameter of "
                 f"shape {p.shape}: its size is no divisor of that"
@@ -191,8 +193,7 @@ def in_whole_parts(x: Any, size: int) -> Any:
         return x
     sharding = jax.typeof(x).sharding
     *others, last = partitions(sharding.spec, x.ndim)
-    names = last if isinstance(last, tuple) else (last,) * (last is not None)
-    share = x.shape[-1] // math.prod(sharding.mesh.shape[n] for n in names)
+    share = x.shape[-1] // math.prod(sharding.mesh.shape[n] for n in names_of(last))
     return x if share % size == 0 else reshard(x, PartitionSpec(*others, None))
 
 
@@ -217,7 +218,15 @@ def _strong(x: Any) -> jax.Array:
 
 def _spec(spec: Any, ndim: int, axes: Axes) -> PartitionSpec:
     of = partitions(spec, ndim)
-    return PartitionSpec(*(None if a is None else of[a] for a in axes))
+    named = [a % ndim for a in axes if _is_axis(a)]
+    parts = [part for a, part in enumerate(of) if a not in named and part is not None]
+    others = parts[0] if len(parts) == 1 else tuple(itertools.chain(*map(names_of, parts))) or None
+    return PartitionSpec(*(of[a] if _is_axis(a) else others if a is ... else None for a in axes))
+
+
+def names_of(part: Any) -> tuple:
+    """The axes of the mesh that a part of a spec has."""
+    return part if isinstance(part, tuple) else (part,) * (part is not None)
 
 
 def partitions(spec: Any, ndim: int) -> list:
@@ -230,7 +239,7 @@ def _fitting(x: jax.Array, spec: PartitionSpec, mesh: Any) -> PartitionSpec:
     """The spec without what does not divide an axis of x."""
 
     def shards(names: Any) -> int:
-        return math.prod(mesh.shape[n] for n in (names if isinstance(names, tuple) else (names,)))
+        return math.prod(mesh.shape[n] for n in names_of(names))
 
     pairs = zip(x.shape, spec, strict=True)
     return PartitionSpec(*(None if n and size % shards(n) else n for size, n in pairs))
@@ -260,15 +269,20 @@ def _tie(p: jax.Array, x: jax.Array, axes: Axes) -> jax.Array:
         return x
     y = p.real if jnp.iscomplexobj(p) else p
     never = (y > 0) & (y < 0)  # false everywhere; compilers do not fold it
-    for i, a in enumerate(axes):  # one number for each block
-        if a is not None and never.shape[a] != x.shape[i]:
-            shape = (*never.shape[:a], x.shape[i], -1, *never.shape[a + 1 :])
-            never = never.reshape(shape).any(a + 1)
-    kept = [a for a in axes if a is not None]
+    others = [a for a in range(p.ndim) if a not in axes]
+    axes = [others[0] if a is ... and len(others) == 1 else a for a in axes]
+    for i, a in enumerate(axes):
+        if _is_axis(a) and never.shape[a] != x.shape[i]:
+            blocks = math.gcd(
+                p.shape[a], x.shape[i]
+            )  # one number for each, as often as it has entries
+            never = never.reshape(*never.shape[:a], blocks, -1, *never.shape[a + 1 :]).any(a + 1)
+            never = jnp.repeat(never, x.shape[i] // blocks, a)
+    kept = [a for a in axes if _is_axis(a)]
     if kept != list(range(p.ndim)):
         never = never.any([a for a in range(p.ndim) if a not in kept])
         never = jnp.transpose(never, [sorted(kept).index(a) for a in kept])
-    never = jnp.expand_dims(never, [i for i, a in enumerate(axes) if a is None])
+    never = jnp.expand_dims(never, [i for i, a in enumerate(axes) if not _is_axis(a)])
     return jnp.where(jnp.broadcast_to(never, x.shape), jnp.ones((), x.dtype), x)
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adamfx.engine import host, single_pass, trees
+from adamfx.engine import chips, host, single_pass, trees
 from adamfx.engine.control import once
 from adamfx.engine.each import each
 from adamfx.engine.leaves import Leaves
@@ -32,7 +32,7 @@ def stretches(blocks: Sequence[Working], leaves: Leaves) -> list[list[Working]]:
     once per result, or in one piece.
     """
     found: list[list[Working]] = []
-    apart = single_pass.is_on() or any(map(is_explicit, leaves.updates))
+    apart = single_pass.is_on() or chips.are_several() or any(map(is_explicit, leaves.updates))
     for block in blocks:
         last = found[-1] if found else []
         if block.is_leafwise and all(b.is_leafwise for b in last) and not block.spec.looks_around:
@@ -81,18 +81,33 @@ def run_stretch(
     opens = [block.spec.moments == "opens" for block in blocks]
     held = once([None if o else s for o, s in zip(opens, shared, strict=True)], count)
     shared = [s if o else h for o, s, h in zip(opens, shared, held, strict=True)]
-    turned = _together(blocks[0], leaves, wide, shared[0], given[0])
     rows: dict[Any, list[int]] = {}
     for j in range(len(leaves)):
         active = tuple(b.own[j] is not False for b in blocks)
         own = tuple(_hashable(b.own[j]) for b in blocks)
         rows.setdefault((active, own, wide[j], leaves.dtypes[j]), []).append(j)
     x, g = list(leaves.updates), list(leaves.gradients)
+
+    def settle(acting: list[Working], made: Any) -> None:
+        for j, (u, gradient, memories) in made:
+            x[j], g[j] = u, gradient
+            for block, memory in zip(acting, memories, strict=True):
+                block.record(j, memory)
+
+    moved: set[int] = set()
+    if all(b.spec.of_matrices for b in blocks) and chips.are_several() and not leaves.on_host:
+        for (active, *_), members in rows.items():
+            made = _over_chips(blocks, leaves, wide, shared, members, count) if all(active) else {}
+            settle(blocks, made.items())
+            moved |= made.keys()
+    rows = {kind: [j for j in members if j not in moved] for kind, members in rows.items()}
+    turned = _together(blocks[0], leaves, wide, shared[0], given[0], moved)
     of_rows = host.InTurn() if leaves.on_host else each
     for (active, _, dtype, to), members in rows.items():
         if not any(active):
             for j in members:
                 x[j] = x[j].astype(dtype)
+        if not any(active) or not members:
             continue
         acting = [b for b, a in zip(blocks, active, strict=True) if a]
         scalars = [s for s, a in zip(shared, active, strict=True) if a]
@@ -104,10 +119,7 @@ def run_stretch(
         columns.append([_memories(acting, blocks[0], turned, j) for j in members])
         columns.append([measured[j] if measured and active[0] else None for j in members])
         columns.append([[x[j] for x, a in zip(given, active, strict=True) if a] for j in members])
-        for j, (u, gradient, memories) in zip(members, of_rows(function, *columns), strict=True):
-            x[j], g[j] = u, gradient
-            for block, memory in zip(acting, memories, strict=True):
-                block.record(j, memory)
+        settle(acting, zip(members, of_rows(function, *columns), strict=True))
     return leaves.replace(updates=x, gradients=g), rates
 
 
@@ -243,47 +255,108 @@ def _norms(block: Working, leaves: Leaves, wide: list, step: Step, given: list) 
     return [{n: next(found) for n in part} for part in parts]
 
 
-def _together(block: Working, leaves: Leaves, wide: list, shared: Any, given: list) -> list[dict]:
+def _together(
+    block: Working, leaves: Leaves, wide: list, shared: Any, given: list, moved: set
+) -> list[dict]:
     """What `together` of a block makes of the memory of each row on which it acts; else {}."""
     found: list[dict] = [{} for _ in block.own]
     rows: dict[Any, list[int]] = {}
     for j, own in enumerate(block.own):
-        if own is not False and block.spec.together is not None:
+        if own is not False and block.spec.together is not None and j not in moved:
             rows.setdefault(trees.real_dtype(wide[j]), []).append(j)
-    for real, members in rows.items():
-        scalars = trees.cast_floats(shared, real)
+    for members in rows.values():
 
-        def of_all(us, gs, ps, memories, members=members, real=real, scalars=scalars):
-            heres = [
-                _here(
-                    block,
-                    wide[j],
-                    leaves.dtypes[j],
-                    g,
-                    p,
-                    m,
-                    block.own[j],
-                    given[j],
-                    shared=scalars,
-                )
-                for j, g, p, m in zip(members, gs, ps, memories, strict=True)
-            ]
-            return [
-                m | {n: like(block.key, "together", n, x, m[n]) for n, x in new.items()}
-                for new, m in zip(block.spec_for(real).together(us, heres), memories, strict=True)
-            ]
+        def of_all(us, gs, ps, memories, members=members):
+            dtypes = [(wide[j], leaves.dtypes[j]) for j in members]
+            facts = [(block.own[j], given[j]) for j in members]
+            return _turned(block, shared, dtypes, facts, us, gs, ps, memories)
 
         memories = [block.memory(j) for j in members]
-        us, gs = (
-            [column[j].astype(wide[j]) for j in members]
-            for column in (leaves.updates, leaves.gradients)
-        )
-        at = leaves.params
-        ps = [None if at is None else at[j].astype(wide[j]) for j in members]
+        us, gs = ([column[j] for j in members] for column in (leaves.updates, leaves.gradients))
+        ps = [None if leaves.params is None else leaves.params[j] for j in members]
         run = in_one_piece(of_all, lambda us, gs, ps, memories: memories)
         for j, new in zip(members, run(us, gs, ps, memories), strict=True):
             found[j] = new
     return found
+
+
+def _turned(
+    block: Working,
+    shared: Any,
+    dtypes: list,
+    facts: list,
+    us: list,
+    gs: list,
+    ps: list,
+    memories: list,
+) -> list[dict]:
+    """The memory of rows whose arithmetic is of one real dtype, as `together` of a block has it."""
+    real = trees.real_dtype(dtypes[0][0])
+    scalars = trees.cast_floats(shared, real)
+    wide = [
+        [None if x is None else x.astype(d) for x, (d, _) in zip(xs, dtypes, strict=True)]
+        for xs in (us, gs, ps)
+    ]
+    us, gs, ps = wide
+    heres = [
+        _here(block, *of, g, p, m, own, given, shared=scalars)
+        for of, g, p, m, (own, given) in zip(dtypes, gs, ps, memories, facts, strict=True)
+    ]
+    return [
+        m | {n: like(block.key, "together", n, x, m[n]) for n, x in new.items()}
+        for new, m in zip(block.spec_for(real).together(us, heres), memories, strict=True)
+    ]
+
+
+def _over_chips(
+    blocks: list[Working],
+    leaves: Leaves,
+    wide: list,
+    shared: list,
+    members: list[int],
+    count: Array,
+) -> dict[int, tuple]:
+    """What the leaf function makes of matrices that several chips share out, by row."""
+    first, dtype, to = blocks[0], wide[members[0]], leaves.dtypes[members[0]]
+    own, given = [b.own[members[0]] for b in blocks], [({}, None) for _ in blocks]
+    needs = leaves.params is not None and any("params" in b.spec.needs for b in blocks)
+    members = [j for j in members if leaves.updates[j].ndim >= 2]
+    rows = []
+    for j in members:
+        u, g = leaves.updates[j], leaves.gradients[j]
+        p = (leaves.params or [])[j] if needs else None
+        rows.append((u, None if g is u else g, p, [b.memory(j) for b in blocks]))
+    kinds = [kind for kind in chips.kinds_of(rows) if chips.number_of([rows[i] for i in kind]) > 1]
+    if not kinds:
+        return {}
+    scalars, structure = jax.tree.flatten((shared, count))
+    traced = [i for i, x in enumerate(scalars) if isinstance(x, jax.Array)]
+
+    def work(stacks: list, read: list) -> list:
+        here = list(scalars)
+        for i, x in zip(traced, read, strict=True):
+            here[i] = x
+        shared, count = structure.unflatten(here)
+        us, gs, ps, memories = map(list, zip(*stacks, strict=True))
+        gs = [u if g is None else g for u, g in zip(us, gs, strict=True)]
+        if first.spec.together is not None:
+            facts = [(own[0], given[0])] * len(us)
+            olds = [m[0] for m in memories]
+            turned = _turned(first, shared[0], [(dtype, to)] * len(us), facts, us, gs, ps, olds)
+            memories = [[m, *rest] for m, (_, *rest) in zip(turned, memories, strict=True)]
+        function = _leaf_function(blocks, shared, own, dtype, to, count)
+        rows = zip(us, gs, ps, memories, strict=True)
+        return [function(*row, None, given) for row in rows]
+
+    like = lambda row: (row[0], row[0], row[3])  # noqa: E731
+    found = chips.shared_out(
+        work, [[rows[i] for i in kind] for kind in kinds], like, [scalars[i] for i in traced]
+    )
+    return {
+        members[i]: made
+        for kind, results in zip(kinds, found, strict=True)
+        for i, made in zip(kind, results, strict=True)
+    }
 
 
 def _memories(acting: list[Working], first: Working, turned: list[dict], j: int) -> list[dict]:

@@ -26,6 +26,7 @@ class Leafwise(NamedTuple):
     sums: Callable | None = None
     norms: Callable | None = None
     elementwise: bool = True
+    of_matrices: bool = False
     gradient_at: Callable | None = None
     evaluate_at: Callable | None = None
     per_leaf: tuple[str, ...] = ()

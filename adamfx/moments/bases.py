@@ -74,12 +74,15 @@ def _sides(shape: tuple, max_dim: int) -> list[str]:
 
 
 def _squares(p: Array, max_dim: int, make: Any) -> dict:
-    """{side: a square matrix for each matrix of the stack}, lying as that axis of the parameter lies."""
+    """{side: a square matrix for each matrix of the stack}, rows as that axis of the parameter lies.
+
+    Columns as the other one, so that what cuts the parameter cuts these, too: they are most of the state.
+    """
     found = {}
     for side in _sides(p.shape, max_dim):
         n = p.shape[_axis(side)]
         stack = p.shape[:-2]
-        axes = (*range(len(stack)), p.ndim + _axis(side), None)
+        axes = (*range(len(stack)), p.ndim + _axis(side), ...)
         found[side] = along(jnp.broadcast_to(make(n), (*stack, n, n)).astype(p.dtype), axes)
     return found
 
@@ -208,7 +211,7 @@ def eigenbasis(
 
     return Own(
         init, step, decay, weighs=True, prepares=before,
-        frame=_frame_of, together=new_bases, carries=True,
+        frame=_frame_of, together=new_bases, carries=True, of_matrices=True,
     )  # fmt: skip
 
 
@@ -317,17 +320,21 @@ def kl_eigenbasis(
 
     return Own(
         init, step, decay, weighs=True, prepares=1,
-        frame=_frame_of, together=new_bases, carries=True,
+        frame=_frame_of, together=new_bases, carries=True, of_matrices=True,
     )  # fmt: skip
 
 
 def _where_finite(new: dict, mass: Array, old: tuple, eps: Any) -> tuple:
-    """(bases, values, mass) of new roots, the old ones where eigenvalues did not come out finite."""
-    good = [jnp.all(jnp.isfinite(w)) & jnp.all(jnp.isfinite(q)) for w, q in new.values()]
-    ok = jnp.all(jnp.asarray(good))
+    """(bases, values, mass) of new roots of each matrix; its old ones where eigenvalues are not finite."""
     bases, values, then = old
-    w = {s: jnp.where(ok, jnp.maximum(w, 0) + eps * mass, values[s]) for s, (w, _) in new.items()}
-    q = {s: jnp.where(ok, q, bases[s]) for s, (_, q) in new.items()}
+    ok = jnp.ones(then.shape, bool)
+    for w, q in new.values():
+        ok &= jnp.all(jnp.isfinite(w), -1) & jnp.all(jnp.isfinite(q), (-2, -1))
+    w = {
+        s: jnp.where(ok[..., None], jnp.maximum(w, 0) + eps * mass, values[s])
+        for s, (w, _) in new.items()
+    }
+    q = {s: jnp.where(ok[..., None, None], q, bases[s]) for s, (_, q) in new.items()}
     return q, w, jnp.where(ok, mass, then)
 
 
@@ -337,9 +344,9 @@ def kronecker(decay: Exact = 1.0, every: int = 1, eps: Exact = 1e-12, max_dim: i
 
     Dividing by sqrt(v) there is L^(-1/4) g R^(-1/4). A vector has one factor, g g^H, and the power -1/2. L
     and R are sums for decay 1 (Gupta, Koren & Singer 2018, algorithm 1), else averages; `bias_correct` then
-    divides them by their mass. The roots are new every so many steps; where eigenvalues do not come out
-    finite, the old ones stay. An axis longer than max_dim has no
-    factor, and the other one the power -1/2: `view(tx, in_blocks(1024))` cuts them.
+    divides them by their mass. The roots are new every so many steps; those of a matrix whose eigenvalues
+    do not come out finite stay as they were. An axis longer than max_dim has no factor, and the other one
+    the power -1/2: `view(tx, in_blocks(1024))` cuts them.
 
     Args:
       decay: b in [0, 1], a number.
@@ -347,7 +354,8 @@ def kronecker(decay: Exact = 1.0, every: int = 1, eps: Exact = 1e-12, max_dim: i
       eps: >= 0, added to the eigenvalues of the corrected L and R.
       max_dim: the longest axis that has a factor.
 
-    Remembers for each side `gram`, `basis`, `values`, and `mass`, the mass that the roots were made of.
+    Remembers for each side `gram`, `basis`, `values`, and `mass`, the mass that the roots of each matrix were
+    made of.
     """
     if not isinstance(decay, (int, float)) or decay != 1:
         checks.decay("kronecker", decay)
@@ -372,7 +380,9 @@ def kronecker(decay: Exact = 1.0, every: int = 1, eps: Exact = 1e-12, max_dim: i
         for s in grams:
             a = grams[s]
             values[s] = along(jnp.ones(a.array.shape[:-1], real), a.axes[:-1])
-        return _named(gram=grams, basis=bases, values=values) | {"mass": jnp.ones((), real)}
+        stack = p.shape[:-2]
+        mass = along(jnp.ones(stack, real), tuple(range(len(stack))))
+        return _named(gram=grams, basis=bases, values=values) | {"mass": mass}
 
     def new_roots(memories, gs, rates, firsts):
         """Of the Gram matrices with the gradients of this step."""
@@ -408,7 +418,7 @@ def kronecker(decay: Exact = 1.0, every: int = 1, eps: Exact = 1e-12, max_dim: i
         for s, w in values.items():
             v = v * jnp.expand_dims(w, -1 if s == "left" else -2) ** power
         # bias_correct divides by the mass of today; these roots are of averages of another one.
-        v = v * (mass / then) if values else v * mass
+        v = v * (mass / then)[..., None, None] if values else v * mass
         return v.reshape(g.shape), memory
 
     def frame(memory):
@@ -419,4 +429,6 @@ def kronecker(decay: Exact = 1.0, every: int = 1, eps: Exact = 1e-12, max_dim: i
         )
 
     decay = 0.0 if is_sum else decay
-    return Own(init, step, decay, weighs=not is_sum, frame=frame, together=new_roots)
+    return Own(
+        init, step, decay, weighs=not is_sum, frame=frame, together=new_roots, of_matrices=True
+    )

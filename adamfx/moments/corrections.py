@@ -66,7 +66,7 @@ def bias_correct(side: str | None = None):
             r = r.replace(second=corrected(r.second, 1))
         return r
 
-    return leafwise(leaf, moments="corrects")
+    return leafwise(leaf, moments="corrects", of_matrices=True)
 
 
 @block
@@ -102,8 +102,10 @@ def nesterov(decay: Decay | None = None):
         return r.replace(first=Side(a * m + c * r.seen, rates, corrected))
 
     if decay is None:
-        return leafwise(leaf, moments="corrects")
-    return leafwise(leaf, shared=shared, init_shared=init_shared, moments="corrects")
+        return leafwise(leaf, moments="corrects", of_matrices=True)
+    return leafwise(
+        leaf, shared=shared, init_shared=init_shared, moments="corrects", of_matrices=True
+    )
 
 
 @block

@@ -63,6 +63,7 @@ class Own(NamedTuple):
     # Before it, of all leaves at once: (memories, gradients, rates, firsts) -> (new values, firsts)
     together: Callable | None = None
     carries: bool = False  # whether `together` turns first moments that lie in the frame with it
+    of_matrices: bool = False  # each of a stack by itself, as leafwise(of_matrices=True)
 
 
 class Estimator(Value):

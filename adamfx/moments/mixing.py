@@ -38,7 +38,7 @@ def quasi_hyperbolic(nu1: Exact = 0.7, nu2: Exact = 1.0):
             r = r.replace(second=r.second._replace(value=x + nu2 * (r.second.value - x)))
         return r
 
-    return leafwise(leaf, moments="corrects")
+    return leafwise(leaf, moments="corrects", of_matrices=True)
 
 
 @block
@@ -55,7 +55,7 @@ def add_gradient(alpha: Rate):
         return r.replace(first=m._replace(value=m.value + here.shared * r.seen))
 
     shared = lambda step: value_at(alpha, step.count)  # noqa: E731
-    return leafwise(leaf, shared=shared, moments="corrects")
+    return leafwise(leaf, shared=shared, moments="corrects", of_matrices=True)
 
 
 @block
@@ -101,7 +101,7 @@ def arctan2(a: Dynamic = 1.0, b: Exact = 1.0):
         u = jnp.where(still, 0, jnp.arctan2(m, b * jnp.where(still, 1, root)))
         return r.replace(direction=a * u, first=None, second=None)
 
-    return leafwise(leaf, moments="corrects")
+    return leafwise(leaf, moments="corrects", of_matrices=True)
 
 
 @block

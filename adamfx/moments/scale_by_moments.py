@@ -177,6 +177,13 @@ class Running:
         plain = not self.own and r.storage is None and r.is_linear and of is reading("value")
         return plain and isinstance(r.adds, float) and r.adds == 0
 
+    def is_of_matrices(self) -> bool:
+        """Whether it treats each matrix of a stack by itself, also in what it remembers."""
+        if self.own:
+            return self.meaning.of_matrices
+        elementwise = self.reading in (reading("value"), reading("square"))
+        return elementwise and self.meaning.is_linear and self.meaning.storage is None
+
     def before(self, memory: Any, g: Array) -> Array:
         """The moment before this step."""
         return g if self.own else self.form.read(self._parts(memory), g)
@@ -330,6 +337,7 @@ def scale_by_moments(
                 found = [old | s._named(x) | m for old, x, m in rows]
         return found
 
+    is_elementwise = not any(s.own for s in sides.values())
     per_leaf = tuple(dict.fromkeys(n for s in sides.values() for n in s.needs))
     return leafwise(
         leaf,
@@ -338,7 +346,8 @@ def scale_by_moments(
         init_shared=init_shared,
         moments="opens",
         per_leaf=per_leaf,
-        elementwise=not any(s.own for s in sides.values()),
+        elementwise=is_elementwise,
+        of_matrices=not is_elementwise and all(s.is_of_matrices() for s in sides.values()),
         seed=0 if any(s.form.is_random for s in sides.values()) else None,
         together=together if any(s.own and s.meaning.together for s in sides.values()) else None,
     )
