@@ -117,7 +117,7 @@ def kinds_of(rows: Sequence[Row]) -> list[list[int]]:
     found: list[list[int]] = []
     for ways in kinds.values():
         least = min(number_of([rows[j] for j in some]) for some in ways.values())
-        apart = least >= _size(tuple(_sizes())) > 1
+        apart = are_several() and least >= _size(tuple(_sizes()))
         found += ways.values() if apart else [sorted(itertools.chain(*ways.values()))]
     return found
 
@@ -132,7 +132,7 @@ class _Kind:
 
     def __init__(self, rows: Sequence[Row], is_whole: bool):
         self.rows, self.is_whole = rows, is_whole
-        self.names = _axes_for(number_of(rows), _sizes())
+        self.names = _axes_for(number_of(rows), _sizes()) if are_several() else ()
 
     def joined(self, rows: Sequence[Row]) -> Row:
         """As one stack (n, ...) for each column, filled up with zeros."""
