@@ -392,7 +392,8 @@ def leafwise(
       gradient_at, evaluate_at: `(p, here) -> p`, where this block wants the gradient, or the model to
         be used; `here.memory`, and `here.shared` with `.count` and `.memory`, as in a step.
       per_leaf: extra arguments of `update` that are trees like the parameters: `here.extra.name`.
-      seed: an int, for blocks that draw at random: `here.key` is a key of this leaf and step. Remembered as
+      seed: an int, for blocks that draw at random: `here.key` is a key of this leaf and step, or with
+        `of_matrices` keys of the shape of the stack, () for one matrix or a vector. Remembered as
         `key`, threefry key data of shape (2,), uint32.
       together: `together(us, heres) -> [{name: array}]`, before `leaf`: new values of what is remembered of
         each leaf, from all of them at once. For decompositions, of which leaves of one shape make one batch.

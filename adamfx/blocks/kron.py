@@ -78,7 +78,7 @@ def scale_by_kron(
         Q = {s: getattr(here.memory, s) for s in here.memory._fields}
         if u.size == 0:
             return u, Q
-        V = jax.random.normal(here.key, u.shape, u.dtype).reshape(g.shape)
+        V = here.normal(u.shape, u.dtype).reshape(g.shape)
 
         def learn(Q, g, V, damping, precond_lr):
             h = g + damping * jnp.mean(jnp.abs(g), (-2, -1), keepdims=True) * V
@@ -105,7 +105,7 @@ def scale_by_kron(
         n = jnp.asarray(value_at(every, step.count)).astype(step.count.dtype)
         return step.count % jnp.maximum(n, 1) == 0
 
-    return leafwise(leaf, init=init, shared=shared, seed=seed, elementwise=False)
+    return leafwise(leaf, init=init, shared=shared, seed=seed, elementwise=False, of_matrices=True)
 
 
 def _adjoint(x: Array) -> Array:

@@ -66,8 +66,8 @@ def shared_out(
     """The rows of function([the stack of all matrices of a kind, for each kind], *read).
 
     Each stack moves once over the chips that `jax.set_mesh` has set, and moves back: 2 bytes over the
-    chips for each byte. A number of matrices that the chips do not divide is filled up with zeros; where
-    there are more chips than matrices, axes of the mesh that are not needed do the same work.
+    chips for each byte. A number of matrices that the chips do not divide is filled up; where there are
+    more chips than matrices, axes of the mesh that are not needed do the same work.
 
     Args:
       like: `like(row)` is a tree of arrays of a row as which the results lie, and whose shape they have.
@@ -75,25 +75,23 @@ def shared_out(
     """
     check_one_kind(jax.sharding.get_abstract_mesh())
     of = [_Kind(rows, is_whole=like is None) for rows in kinds]
-    by_type = like is None or is_explicit(jax.tree.leaves(kinds)[0])
+
+    def on_each(work: Callable, given: list, ins: list, outs: list) -> list:
+        # Unchecked: what is gathered counts as different on each chip, as does what eigh for a TPU makes.
+        specs = (ins, *[PartitionSpec() for _ in read])
+        return jax.shard_map(work, in_specs=specs, out_specs=outs, check_vma=False)(given, *read)
 
     def from_parts(given: list, *read: Any) -> list:
         stacks = [kind.items(rows) for kind, rows in zip(of, given, strict=True)]
         return [kind.parts(y, like) for kind, y in zip(of, function(stacks, *read), strict=True)]
 
-    if by_type:
-        run, given = from_parts, [kind.laid() for kind in of]
-        ins, outs = [kind.specs() for kind in of], [kind.specs(like) for kind in of]
-    else:
-        run, given = function, [kind.handed_over() for kind in of]
-        ins = outs = [PartitionSpec(kind.names) for kind in of]
-    # Unchecked: what is gathered counts as different on each chip, as does what JAX's eigh for a TPU makes.
-    found = jax.shard_map(
-        run, in_specs=(ins, *[PartitionSpec() for _ in read]), out_specs=outs, check_vma=False
-    )(given, *read)
-    if by_type:
-        return [kind.laid_back(y, like) for kind, y in zip(of, found, strict=True)]
-    return [kind.handed_back(y, like) for kind, y in zip(of, found, strict=True)]
+    if like is not None and not is_explicit(jax.tree.leaves(kinds)[0]):
+        shares = [PartitionSpec(kind.names) for kind in of]
+        found = on_each(function, [kind.handed_over() for kind in of], shares, shares)
+        return [kind.handed_back(y, like) for kind, y in zip(of, found, strict=True)]
+    specs = [[kind.specs(x) for kind in of] for x in (lambda row: row, like)]
+    found = on_each(from_parts, [kind.laid() for kind in of], *specs)
+    return [kind.laid_back(y, like) for kind, y in zip(of, found, strict=True)]
 
 
 def are_several() -> bool:
@@ -135,7 +133,7 @@ class _Kind:
         self.names = _axes_for(number_of(rows), _sizes()) if are_several() else ()
 
     def joined(self, rows: Sequence[Row]) -> Row:
-        """As one stack (n, ...) for each column, filled up with zeros."""
+        """As one stack (n, ...) for each column, filled up with copies of the first matrix."""
         depths = [_depth(row) for row in self.rows]
         missing = -number_of(self.rows) % _size(self.names)
 
@@ -144,8 +142,9 @@ class _Kind:
                 x.reshape(math.prod(x.shape[:depth]), *x.shape[depth:])
                 for x, depth in zip(xs, depths, strict=True)
             ]
-            empty = [jnp.zeros((missing, *stacks[0].shape[1:]), stacks[0].dtype)] if missing else []
-            return jnp.concatenate(stacks + empty)
+            stack = jnp.concatenate(stacks)
+            more = jnp.broadcast_to(stack[:1], (missing, *stack.shape[1:]))
+            return jnp.concatenate([stack, more]) if missing else stack
 
         return jax.tree.map(of, *rows)
 

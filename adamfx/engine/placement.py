@@ -187,6 +187,22 @@ def in_one_piece(function: Callable, like: Callable) -> Callable:
     return of
 
 
+def cut_as(x: Any, y: Any) -> Any:
+    """`y`, of another shape, cut as often as `x`: along rows or columns rather than the axes in front."""
+    if not is_explicit(x):
+        return y
+    sharding = jax.typeof(x).sharding
+    names = tuple(itertools.chain(*map(names_of, partitions(sharding.spec, x.ndim))))
+    size = math.prod(sharding.mesh.shape[n] for n in names)
+    fits = (
+        a for a in (*range(-2, 0), *range(-y.ndim, -2)) if -a <= y.ndim and y.shape[a] % size == 0
+    )
+    along = next(fits, None)
+    if not names or along is None:
+        return y
+    return reshard(y, PartitionSpec(*(names if a == along else None for a in range(-y.ndim, 0))))
+
+
 def in_whole_parts(x: Any, size: int) -> Any:
     """`x` as it lies, where each device has whole parts of this size of the last axis; else not cut there."""
     if not is_explicit(x):

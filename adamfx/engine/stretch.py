@@ -20,7 +20,7 @@ from adamfx.engine.norms import norms
 from adamfx.engine.placement import in_one_piece, is_explicit
 from adamfx.engine.record import Moments
 from adamfx.engine.words import Here, Step, check_needs
-from adamfx.engine.working import Working, like
+from adamfx.engine.working import KEYS, Working, like
 
 Array = Any
 
@@ -97,7 +97,11 @@ def run_stretch(
     moved: set[int] = set()
     if all(b.spec.of_matrices for b in blocks) and chips.are_several() and not leaves.on_host:
         for (active, *_), members in rows.items():
-            made = _over_chips(blocks, leaves, wide, shared, members, count) if all(active) else {}
+            made = (
+                _over_chips(blocks, leaves, wide, shared, given, members, count)
+                if all(active)
+                else {}
+            )
             settle(blocks, made.items())
             moved |= made.keys()
     rows = {kind: [j for j in members if j not in moved] for kind, members in rows.items()}
@@ -131,6 +135,9 @@ def _given(block: Working, leaves: Leaves, extra: Mapping[str, Any]) -> list[tup
     if spec.seed is not None:
         key = block.draw()
         keys = [jax.random.fold_in(key, j) for j in layout.rows]
+        if spec.of_matrices:
+            stacks = [u.shape[:-2] for u in leaves.updates]
+            keys = [jax.random.split(k, s) if s else k for k, s in zip(keys, stacks, strict=True)]
     return [({n: c[j] for n, c in columns.items()}, key) for j, key in enumerate(keys)]
 
 
@@ -299,8 +306,8 @@ def _turned(
     ]
     us, gs, ps = wide
     heres = [
-        _here(block, *of, g, p, m, own, given, shared=scalars)
-        for of, g, p, m, (own, given) in zip(dtypes, gs, ps, memories, facts, strict=True)
+        _here(block, dtype, to, g, p, m, own, given, shared=scalars)
+        for (dtype, to), g, p, m, (own, given) in zip(dtypes, gs, ps, memories, facts, strict=True)
     ]
     return [
         m | {n: like(block.key, "together", n, x, m[n]) for n, x in new.items()}
@@ -313,40 +320,45 @@ def _over_chips(
     leaves: Leaves,
     wide: list,
     shared: list,
+    given: list,
     members: list[int],
     count: Array,
 ) -> dict[int, tuple]:
     """What the leaf function makes of matrices that several chips share out, by row."""
     first, dtype, to = blocks[0], wide[members[0]], leaves.dtypes[members[0]]
-    own, given = [b.own[members[0]] for b in blocks], [({}, None) for _ in blocks]
+    own = [b.own[members[0]] for b in blocks]
     needs = leaves.params is not None and any("params" in b.spec.needs for b in blocks)
     members = [j for j in members if leaves.updates[j].ndim >= 2]
     rows = []
     for j in members:
         u, g = leaves.updates[j], leaves.gradients[j]
         p = (leaves.params or [])[j] if needs else None
-        rows.append((u, None if g is u else g, p, [b.memory(j) for b in blocks]))
+        keys = [None if x[j][1] is None else jax.random.key_data(x[j][1]) for x in given]
+        rows.append((u, None if g is u else g, p, [b.memory(j) for b in blocks], keys))
     kinds = [kind for kind in chips.kinds_of(rows) if chips.number_of([rows[i] for i in kind]) > 1]
     if not kinds:
         return {}
     scalars, structure = jax.tree.flatten((shared, count))
     traced = [i for i, x in enumerate(scalars) if isinstance(x, jax.Array)]
 
+    wrapped = functools.partial(jax.random.wrap_key_data, impl=KEYS)
+
     def work(stacks: list, read: list) -> list:
         here = list(scalars)
         for i, x in zip(traced, read, strict=True):
             here[i] = x
         shared, count = structure.unflatten(here)
-        us, gs, ps, memories = map(list, zip(*stacks, strict=True))
+        us, gs, ps, memories, keys = map(list, zip(*stacks, strict=True))
         gs = [u if g is None else g for u, g in zip(us, gs, strict=True)]
+        given = [[({}, None if k is None else wrapped(k)) for k in of] for of in keys]
         if first.spec.together is not None:
-            facts = [(own[0], given[0])] * len(us)
+            facts = [(own[0], of[0]) for of in given]
             olds = [m[0] for m in memories]
             turned = _turned(first, shared[0], [(dtype, to)] * len(us), facts, us, gs, ps, olds)
             memories = [[m, *rest] for m, (_, *rest) in zip(turned, memories, strict=True)]
         function = _leaf_function(blocks, shared, own, dtype, to, count)
-        rows = zip(us, gs, ps, memories, strict=True)
-        return [function(*row, None, given) for row in rows]
+        rows = zip(us, gs, ps, memories, given, strict=True)
+        return [function(u, g, p, old, None, of) for u, g, p, old, of in rows]
 
     like = lambda row: (row[0], row[0], row[3])  # noqa: E731
     found = chips.shared_out(

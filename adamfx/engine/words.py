@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+
 from adamfx.engine.leaves import Leaves
 
 Array = Any
@@ -110,6 +112,13 @@ class Here:
         self.gradient, self.memory, self.dtype = gradient, memory, dtype
         self.own, self.shared, self.norms = own, shared, norms
         self.extra, self.key = extra, key
+
+    def normal(self, shape: tuple, dtype: Any) -> Array:
+        """Normal numbers, drawn for each matrix of a stack by itself where there are so many keys."""
+        draw = lambda key: jax.random.normal(key, shape[self.key.ndim :], dtype)  # noqa: E731
+        for _ in self.key.shape:
+            draw = jax.vmap(draw)
+        return draw(self.key)
 
     @property
     def param(self) -> Array:

@@ -14,7 +14,7 @@ from adamfx import checks
 from adamfx.engine import trees
 from adamfx.engine.control import count_up, only_if
 from adamfx.engine.decompositions import svd
-from adamfx.engine.placement import Along, along, in_one_piece, summed
+from adamfx.engine.placement import Along, along, cut_as, in_one_piece, summed
 from adamfx.engine.words import Treewise
 from adamfx.transformation import GradientTransformation, block
 from adamfx.values.arguments import Mask, checked
@@ -224,9 +224,12 @@ def view(transformation: Inner, through: Lens):
         raise TypeError(f"view: through must be a lens such as as_matrix(), got {through!r}")
     tx, x = transformation, through.meaning
     checks.holds_none("view", tx, checks.evaluates, OUTSIDE)
-    # What is seen lies in one piece where axes are explicit: which axis of it follows which is not known.
-    into = in_one_piece(x.into, lambda x, memory: None)
+    # Where axes are explicit, which axis of what is seen follows which is not known.
+    seen_whole = in_one_piece(x.into, lambda x, memory: None)
     back = in_one_piece(x.back, lambda seen, x, memory: x)
+
+    def into(x, memory):
+        return cut_as(x, seen_whole(x, memory))
 
     def init(p):
         return x.init(p)
