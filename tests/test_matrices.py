@@ -325,6 +325,19 @@ def test_roots_that_fail_leave_the_old_ones(x64):
         np.testing.assert_array_equal(a, b)
 
 
+def test_roots_of_a_matrix_that_fail_leave_the_others_of_its_stack(x64):
+    tx = fx.whiten(0.9)
+    good = jnp.asarray(np.stack(GRADS[4, 4][:2]))
+    broken = good.at[0, 0, 0].set(np.nan)
+    _, state = tx.update(good, tx.init(good))
+    _, after = tx.update(broken, state)
+    _, alone = tx.update(good[1:], tx.update(good[1:], tx.init(good[1:]))[1])
+    for name in ("nu_left_basis", "nu_right_values", "nu_mass"):
+        a, b, c = (getattr(s["scale_by_moments"], name) for s in (state, after, alone))
+        np.testing.assert_array_equal(b[0], a[0])
+        np.testing.assert_allclose(b[1], c[0], rtol=1e-12)
+
+
 @pytest.mark.parametrize("shape", [(4, 5), (6, 3), (1, 3)])
 def test_kron(x64, shape):
     check(fx.kron(0.02), pm.kron, shape, learning_rate=0.02, probes=draws(shape), tolerance=1e-9)
@@ -338,6 +351,15 @@ def test_kron_steps_its_factors_ever_more_seldom(x64):
     share = lambda n: min(2.71828 ** (max(n - 5, 0) / 10), 4.5)  # noqa: E731
     check(tx, pm.kron, (4, 5), every=share, **rare)
     check(fx.kron(0.02, every=3), pm.kron, (4, 5), every=3, **rare)
+
+
+def test_each_matrix_of_a_stack_draws_for_itself():
+    """Both have the same gradient, and learn by the noise beside it."""
+    tx = fx.scale_by_kron(damping=1.0)
+    p = jnp.ones((2, 3, 4))
+    tiny = jnp.full_like(p, 1e-3)
+    left = fx.get(tx.update(tiny, tx.init(p))[1], "left")
+    assert np.abs(left[0] - left[1]).max() > 1e-3
 
 
 def test_kron_of_a_vector_and_of_a_stack(x64):

@@ -1,6 +1,7 @@
 """Where a state lies: its shapes and shardings before it is made, shared out over devices, on the host."""
 
 import itertools
+import math
 
 import blocks
 import jax
@@ -13,7 +14,7 @@ from table import OPTIMIZERS, SENTENCES, WRAPPERS
 from test_sharding import CHOSEN, SHAPES, SPECS
 
 import adamfx as fx
-from adamfx.engine.chips import _axes_for
+from adamfx.engine.chips import _axes_for, each_matrix
 from benchmarks.hlo import arrays, collectives, computations
 
 RNG = np.random.default_rng(0)
@@ -303,19 +304,42 @@ STACKS = {
 
 @AXES
 @pytest.mark.parametrize(
-    "name", ["muon", "normuon", "soap", "shampoo", "orthogonalize in bfloat16"]
+    "name",
+    [
+        "muon",
+        "normuon",
+        "soap",
+        "kl_soap",
+        "shampoo",
+        "kron",
+        "corrected",
+        "orthogonalize in bfloat16",
+    ],
 )
 def test_matrices_over_the_chips_step_as_on_one(name, axes, x64):
     tx = {
         "muon": fx.muon(0.01),
         "normuon": fx.normuon(0.01),
         "soap": fx.soap(0.01, precondition_frequency=2),
+        "kl_soap": fx.kl_soap(0.01, precondition_frequency=2),
         "shampoo": fx.shampoo(0.01, every=2),
+        "kron": fx.kron(0.01, every=2),
+        "corrected": fx.chain(
+            fx.scale_by_moments(0.9, fx.kronecker(0.9, 2)),
+            fx.bias_correct(),
+            fx.nesterov(),
+            fx.scale(-0.01),
+        ),
         "orthogonalize in bfloat16": fx.chain(fx.orthogonalize(dtype="bfloat16"), fx.scale(-0.01)),
     }[name]
     rng = np.random.default_rng(1)
     shapes = {k: s for k, (s, _) in STACKS.items()}
-    if name in ("soap", "shampoo"):  # else the Gram matrices have no basis of their own
+    if name in (
+        "soap",
+        "kl_soap",
+        "shampoo",
+        "corrected",
+    ):  # else the Gram matrices have no basis of their own
         shapes = {k: (*s[:-2], 16, 16) if len(s) > 1 else s for k, s in shapes.items()}
     values = {k: rng.normal(size=s) for k, s in shapes.items()}
     want, _ = train(tx, jax.tree.map(jnp.asarray, values))
@@ -383,6 +407,104 @@ def test_matrices_of_one_shape_that_lie_in_two_ways():
     sent = collectives(made.as_text())
     own = 4 * len(names) * shape[0] * shape[1] / 8
     assert sent == {"all-to-all": (4, 2 * own)}
+
+
+@pytest.mark.parametrize("count", [3, 4, 11])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (P("data", "model"), P("model", "data")),
+        (P(("model", "data")), P("data")),
+        (P(None, ("model", "data")), P("model")),
+        (P("data"), P("model")),
+        (P("model"), P()),
+        (P(), P("data", "model")),
+    ],
+)
+def test_every_part_of_a_matrix_comes_to_its_place(first, second, count):
+    """Of two columns that lie otherwise: to the chip of its matrix, its rows and columns, and back."""
+    mesh = mesh_of(AxisType.Explicit)
+    shape = (16, 8)
+    weights = np.arange(128.0, dtype=np.float32).reshape(shape)
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=(count, *shape)).astype(np.float32) for _ in range(2))
+    with jax.set_mesh(mesh):
+        columns = [
+            [jax.device_put(a, NamedSharding(mesh, spec)) for a in stack]
+            for stack, spec in ((x, first), (y, second))
+        ]
+        found = jax.jit(lambda *c: each_matrix(lambda a, b: weights[None] * a - b, *c))(*columns)
+    for a, b, z in zip(x, y, found, strict=True):
+        np.testing.assert_allclose(z, weights * a - b, rtol=1e-5)
+        assert z.sharding.is_equivalent_to(NamedSharding(mesh, first), 2)
+
+
+def layers(n=8, shape=(8, 16)):
+    """A mesh, and abstract matrices that are cut along both of its axes."""
+    mesh = mesh_of(AxisType.Explicit)
+    cut = NamedSharding(mesh, P("data", "model"))
+    return mesh, {f"w{i}": jax.ShapeDtypeStruct(shape, np.float32, sharding=cut) for i in range(n)}
+
+
+@pytest.mark.parametrize("name", ["soap", "kl_soap", "kron"])
+def test_what_matrices_remember_moves_with_them(name):
+    """No chip holds, computes or is sent more than an eighth of all; what moves does so once, and back."""
+    tx = getattr(fx, name)(0.01)
+    mesh, params = layers(shape=(32, 64))
+
+    def made(params):
+        state = fx.abstract_state(tx, params)
+        return state, jax.jit(tx.step).lower(params, state, params).compile()
+
+    with jax.set_mesh(mesh):
+        state, over_chips = made(params)
+    plain = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in params.items()}
+    _, alone = made(plain)
+    arrays = [x for x in jax.tree.leaves(state) if x.ndim > 1]
+    for x in arrays:
+        assert math.prod(x.sharding.shard_shape(x.shape)) == x.size / 8, (x.shape, x.sharding)
+    own = 4 * sum(x.size for x in [*arrays, *jax.tree.leaves(params)]) / 8
+    sent = collectives(over_chips.as_text())
+    assert sent.pop("all-to-all")[1] <= 2.02 * own
+    assert (
+        sum(size for _, size in sent.values()) < 0.05 * own
+    )  # norms, and what is remembered per row
+    share = over_chips.cost_analysis()["flops"] / (alone.cost_analysis()["flops"] / 8)
+    assert 0.9 < share < 1.2
+
+
+@pytest.mark.parametrize("name", ["muon", "soap", "kron"])
+def test_derivatives_of_matrices_over_the_chips(name, x64):
+    """Of the parameters after two steps by the first ones: the way there and back has a way back, too."""
+    tx = getattr(fx, name)(0.01)
+    mesh, like = layers(shape=(16, 16))  # of others the Gram matrices have equal eigenvalues
+    rng = np.random.default_rng(3)
+    values = {k: rng.normal(size=x.shape) for k, x in like.items()}
+
+    def after(p):
+        q, s = p, tx.init(p)
+        for _ in range(2):
+            q, s = tx.step(jax.tree.map(jnp.sin, q), s, q)
+        return sum(jnp.sum(x**2) for x in q.values())
+
+    want = jax.jit(jax.grad(after))(jax.tree.map(jnp.asarray, values))
+    with jax.set_mesh(mesh):
+        p = put(mesh, values, {k: x.sharding.spec for k, x in like.items()})
+        got = jax.jit(jax.grad(after))(p)
+    for k, x in got.items():
+        np.testing.assert_allclose(x, want[k], rtol=1e-6, atol=1e-8)
+
+
+def test_what_a_view_shows_is_cut_as_the_leaf_is():
+    tx = fx.view(fx.chain(fx.scale_by_moments(0.9, 0.99), fx.scale(-0.1)), fx.in_blocks(8))
+    mesh = mesh_of(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        p = put(mesh, {"w": np.ones((16, 24))}, {"w": P("data", "model")})
+        mu = fx.get(tx.init(p), "mu")["w"]
+        _, state = jax.jit(tx.step)(p, tx.init(p), p)
+    assert mu.shape == (2, 3, 8, 8)
+    for x in (mu, fx.get(state, "mu")["w"]):
+        assert x.sharding.spec == P(None, None, ("data", "model"), None)
 
 
 # ---- parameters whose gradients stay unreduced ---------------------------------------------------
