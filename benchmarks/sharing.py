@@ -83,24 +83,41 @@ def matrices(
 ) -> dict[str, float]:
     """A step of the matrices of a transformer, each with its gradient.
 
-    By column: bytes that one chip gets, over its own of the parameters; operations over those of five
-    Newton-Schulz iterations; bytes per parameter at the peak.
+    By column: bytes that one chip gets, over its own of the parameters; operations over an eighth of those
+    of the program for one chip; bytes per parameter at the peak; numbers in the state per parameter.
 
     Args:
-      apart: no mesh is set, so each leaf is iterated by itself.
+      apart: no mesh is set, so each leaf is worked on by itself.
     """
     import jax
+
+    import adamfx as fx
 
     where = programs.mesh(layout, explicit)
     params = _matrices(programs.parameters(layout, explicit=explicit, layers=layers, width=width))
     made = programs.of_sentence(text, where, params, lambda p, g: g, params, apart=apart)
-    shapes = [x.shape for x in jax.tree.leaves(params)]
-    ideal = sum(_newton_schulz(*s) for s in shapes) / programs.CHIPS
+    n = _parameters(params)
     return {
-        "sent": made.sent / (4 * _parameters(params) / programs.CHIPS),
-        "operations": made.operations / ideal,
+        "sent": made.sent / (4 * n / programs.CHIPS),
+        "operations": made.operations / (_operations_alone(held, text, params) / programs.CHIPS),
         "peak": made.peak,
+        "remembered": _parameters(jax.eval_shape(fx.read(text).init, params)) / n,
     }
+
+
+def _operations_alone(held: dict, text: str, params: Any) -> float:
+    """Of the step on one chip."""
+    import jax
+    from jax.sharding import Mesh, NamedSharding
+    from jax.sharding import PartitionSpec as P
+
+    key = text, *(x.shape for x in jax.tree.leaves(params))
+    if key not in held:
+        one = Mesh(programs.mesh("FSDP").devices[:1], ("data",))
+        lies = NamedSharding(one, P())
+        here = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies), params)
+        held[key] = programs.of_sentence(text, one, here, lambda p, g: g, here, chips=1).operations
+    return held[key]
 
 
 def _parameters(tree: Any) -> int:
@@ -118,10 +135,3 @@ def _matrices(tree: dict) -> dict:
         elif name not in ("embedding", "norm", "bias"):
             kept[name] = x
     return kept
-
-
-def _newton_schulz(*shape: int) -> float:
-    """Operations of five iterations of A = X X', B = b A + c A A, a X + B X."""
-    *stack, m, n = shape
-    m, n = sorted((m, n))
-    return math.prod(stack) * 5 * (4 * m * m * n + 2 * m**3)

@@ -516,18 +516,27 @@ def programs(plan: Plan) -> Iterator[Row]:
 
 def sharing(plan: Plan) -> Iterator[Row]:
     """What shard_state and the sharing out of matrices cost on eight TPU chips."""
-    most = {"sent": 2.005, "operations": 1.25}
     with Worker(environment=environment()) as worker:
         for name, explicit in itertools.product(plan([*SENTENCES], ["shard_state(adamw)"]), KINDS):
             what = f"{name}, {KINDS[explicit]}"
             for column, value in worker.ask(in_shares, name, explicit).items():
                 yield Row("state in shares", what, value, "bytes", column=column)
-        sizes = plan((), (2, 256))  # layers and their width
-        for layout, explicit in itertools.product(plan(LAYOUTS, LAYOUTS[:1]), KINDS):
-            text = "muon(1e-3, matrices=ndim_at_least(3))" if "stacked" in layout else "muon(1e-3)"
+        # Layers and their width; of Muon the update moves, of the others also all that is remembered.
+        sizes = {
+            "muon": plan((), (2, 256)),
+            "soap": (8, 128),
+            "kl_soap": (8, 128),
+            "kron": (8, 128),
+        }
+        names = plan([*sizes], ["muon", "soap"])
+        for name, layout, explicit in itertools.product(names, plan(LAYOUTS, LAYOUTS[:1]), KINDS):
+            stacked = ", matrices=ndim_at_least(3)" * ("stacked" in layout)
+            text = f"{name}(1e-3{stacked})"
             for apart in plan((False, True), (False,)):
-                what = f"muon, {layout}, {KINDS[explicit]}{', apart' * apart}"
-                found = worker.ask(matrices_of, text, layout, explicit, apart, *sizes)
+                what = f"{name}, {layout}, {KINDS[explicit]}{', apart' * apart}"
+                found = worker.ask(matrices_of, text, layout, explicit, apart, *sizes[name])
+                moving = 1 + found["remembered"] * (name != "muon")
+                most = {"sent": 2.005 * moving, "operations": 1.25}
                 for column, value in found.items():
                     bar = None if apart else most.get(column)
                     met = None if bar is None else value <= bar
