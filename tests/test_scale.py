@@ -313,6 +313,9 @@ STACKS = {
         "shampoo",
         "kron",
         "corrected",
+        "soap in bfloat16",
+        "live(arctan2)",
+        "accumulate(kron)",
         "orthogonalize in bfloat16",
     ],
 )
@@ -330,6 +333,20 @@ def test_matrices_over_the_chips_step_as_on_one(name, axes, x64):
             fx.nesterov(),
             fx.scale(-0.01),
         ),
+        "soap in bfloat16": fx.chain(
+            fx.scale_by_moments(0.9, fx.eigenbasis(0.9, 2), mu_dtype="bfloat16"),
+            fx.bias_correct(),
+            fx.scale(-0.01),
+        ),
+        "live(arctan2)": fx.live(
+            fx.chain(
+                fx.scale_by_moments(0.9, fx.kronecker(0.9, 2)),
+                fx.bias_correct(),
+                fx.arctan2(0.5),
+                fx.scale(-0.01),
+            )
+        ),
+        "accumulate(kron)": fx.accumulate(fx.kron(0.01), 2),
         "orthogonalize in bfloat16": fx.chain(fx.orthogonalize(dtype="bfloat16"), fx.scale(-0.01)),
     }[name]
     rng = np.random.default_rng(1)
@@ -339,6 +356,7 @@ def test_matrices_over_the_chips_step_as_on_one(name, axes, x64):
         "kl_soap",
         "shampoo",
         "corrected",
+        "soap in bfloat16",
     ):  # else the Gram matrices have no basis of their own
         shapes = {k: (*s[:-2], 16, 16) if len(s) > 1 else s for k, s in shapes.items()}
     values = {k: rng.normal(size=s) for k, s in shapes.items()}
@@ -493,6 +511,43 @@ def test_derivatives_of_matrices_over_the_chips(name, x64):
         got = jax.jit(jax.grad(after))(p)
     for k, x in got.items():
         np.testing.assert_allclose(x, want[k], rtol=1e-6, atol=1e-8)
+
+
+@AXES
+def test_what_a_block_of_matrices_may_read(axes):
+    """Norms or extra arguments, where it is left to the compiler; a number that is differentiated by."""
+
+    @fx.block
+    def over_norm(rate: fx.Dynamic):
+        leaf = lambda u, here: rate * u / here.norms.n  # noqa: E731
+        return fx.leafwise(
+            leaf, norms=lambda u, here: {"n": u}, elementwise=False, of_matrices=True
+        )
+
+    @fx.block
+    def times_extra(rate: fx.Dynamic):
+        leaf = lambda u, here: rate * u * here.extra.hess  # noqa: E731
+        return fx.leafwise(leaf, per_leaf=("hess",), elementwise=False, of_matrices=True)
+
+    @fx.block
+    def squared(rate: fx.Dynamic):
+        return fx.leafwise(lambda u, here: rate * (u @ u), elementwise=False, of_matrices=True)
+
+    mesh = mesh_of(axes)
+    rng = np.random.default_rng(0)
+    values = {k: rng.normal(size=(8, 8)).astype(np.float32) for k in "abc"}
+
+    def total(rate, p, block):
+        tx = block(rate)
+        u, _ = tx.update(p, tx.init(p), hess=p)
+        return sum(jnp.sum(x) for x in u.values())
+
+    for block in (over_norm, times_extra, squared):
+        run = jax.jit(jax.value_and_grad(total), static_argnums=2)
+        want = run(2.0, jax.tree.map(jnp.asarray, values), block)
+        with jax.set_mesh(mesh):
+            got = run(2.0, put(mesh, values, dict.fromkeys(values, P("data", "model"))), block)
+        np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
 def test_what_a_view_shows_is_cut_as_the_leaf_is():

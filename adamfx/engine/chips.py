@@ -29,39 +29,49 @@ Row = Any  # a tree of arrays with the axes of one stack in front, of which the 
 FREE = PartitionSpec.UNCONSTRAINED
 
 
-def each_matrix(function: Callable, *columns: list, join: bool = False) -> list:
+def each_matrix(function: Callable, *columns: list) -> list:
     """[function(*row) for row in zip(*columns)], of stacks of matrices that it treats all alike.
 
-    A row has stacks (..., m, n) of as many matrices each; what the function makes of a row is a tree of
-    arrays with the axes of the stack in front. Several chips share it out, as `shared_out` says; a matrix
-    that is alone of its shape is left to the compiler.
-
-    Args:
-      join: whether to join them on one chip too, to run the function once per shape. Then they are
-        whole on every chip before and afterwards.
+    A row has stacks (..., m, n) of as many matrices each, and the function makes another one like the first.
+    Several chips share it out, as `shared_out` says; a matrix that is alone of its shape is left to the
+    compiler.
     """
+
+    def of(rows: list[Row]) -> list:
+        if are_several() and number_of(rows) > 1:
+            return shared_out(lambda s: [function(*s[0])], [rows], lambda row: row[0])[0]
+        alone = in_one_piece(function, lambda *row: row[0])
+        return each(alone, *map(list, zip(*rows, strict=True)))
+
+    return _by_kind(of, columns)
+
+
+def joined(function: Callable, *columns: list) -> list:
+    """The same, on every chip, of one stack for all rows with matrices of one shape, which lie whole there.
+
+    What the function makes of a row is a tree of arrays with the axes of the stack in front. (Not shared
+    out: in a loop beside other exchanges, the CPU's chips wait for each other in different ones for ever.)
+    """
+
+    def of(rows: list[Row]) -> list:
+        kind = _Kind(rows, names=())
+        return jax.tree.map(whole, kind.split(function(*kind.joined(jax.tree.map(whole, rows)))))
+
+    return _by_kind(of, columns)
+
+
+def _by_kind(function: Callable[[list[Row]], list], columns: tuple) -> list:
+    """The rows that the function makes of those of each kind."""
     rows = list(zip(*columns, strict=True))
-    several = are_several()
     out: list[Any] = [None] * len(rows)
     for members in kinds_of(rows):
-        some = [rows[j] for j in members]
-        if several and (join or number_of(some) > 1):
-            like = None if join else lambda row: row[0]
-            (found,) = shared_out(lambda stacks: [function(*stacks[0])], [some], like)
-        elif join:
-            kind = _Kind(some, is_whole=True)
-            found = kind.split(function(*kind.joined(jax.tree.map(whole, some))))
-            found = jax.tree.map(whole, found)
-        else:
-            alone = in_one_piece(function, lambda *row: row[0])
-            found = each(alone, *map(list, zip(*some, strict=True)))
-        for j, x in zip(members, found, strict=True):
+        for j, x in zip(members, function([rows[j] for j in members]), strict=True):
             out[j] = x
     return out
 
 
 def shared_out(
-    function: Callable, kinds: list[list[Row]], like: Callable | None, *read: Any
+    function: Callable, kinds: list[list[Row]], like: Callable, *read: Any
 ) -> list[list]:
     """The rows of function([the stack of all matrices of a kind, for each kind], *read).
 
@@ -71,10 +81,9 @@ def shared_out(
 
     Args:
       like: `like(row)` is a tree of arrays of a row as which the results lie, and whose shape they have.
-        None: rows are whole on every chip before and afterwards.
     """
     check_one_kind(jax.sharding.get_abstract_mesh())
-    of = [_Kind(rows, is_whole=like is None) for rows in kinds]
+    of = [_Kind(rows, _axes_for(number_of(rows), _sizes())) for rows in kinds]
 
     def on_each(work: Callable, given: list, ins: list, outs: list) -> list:
         # Unchecked: what is gathered counts as different on each chip, as does what eigh for a TPU makes.
@@ -85,7 +94,7 @@ def shared_out(
         stacks = [kind.items(rows) for kind, rows in zip(of, given, strict=True)]
         return [kind.parts(y, like) for kind, y in zip(of, function(stacks, *read), strict=True)]
 
-    if like is not None and not is_explicit(jax.tree.leaves(kinds)[0]):
+    if not is_explicit(jax.tree.leaves(kinds)[0]):
         shares = [PartitionSpec(kind.names) for kind in of]
         found = on_each(function, [kind.handed_over() for kind in of], shares, shares)
         return [kind.handed_back(y, like) for kind, y in zip(of, found, strict=True)]
@@ -128,9 +137,8 @@ def number_of(rows: Sequence[Row]) -> int:
 class _Kind:
     """Rows that make one stack, to be shared out along the axes `names` of the mesh."""
 
-    def __init__(self, rows: Sequence[Row], is_whole: bool):
-        self.rows, self.is_whole = rows, is_whole
-        self.names = _axes_for(number_of(rows), _sizes()) if are_several() else ()
+    def __init__(self, rows: Sequence[Row], names: tuple):
+        self.rows, self.names = rows, names
 
     def joined(self, rows: Sequence[Row]) -> Row:
         """As one stack (n, ...) for each column, filled up with copies of the first matrix."""
@@ -162,45 +170,30 @@ class _Kind:
 
     # ---- where types tell how arrays lie: all go where the first row lies, and chips exchange parts
 
-    def lies(self, like: Callable | None = lambda row: row) -> Any:
+    def lies(self, like: Callable = lambda row: row) -> Any:
         """For what `like` takes of a row, the axes of the mesh along its axes, without the stack."""
-        if like is None or self.is_whole:
-            return PartitionSpec()
         first = self.rows[0]
         return jax.tree.map(lambda x: PartitionSpec(*_lies(x, _depth(first))), like(first))
 
-    def specs(self, like: Callable | None = lambda row: row) -> list:
+    def specs(self, like: Callable = lambda row: row) -> list:
         """The same for each row, with its stack, which is whole."""
         before = [[None] * _depth(row) for row in self.rows]
         return [jax.tree.map(lambda s, b=b: PartitionSpec(*b, *s), self.lies(like)) for b in before]
 
     def laid(self) -> list[Row]:
-        def as_first(spec: PartitionSpec, part: Any) -> Any:
-            return jax.tree.map(lambda x: _lie(x, spec), part)
-
-        return [
-            jax.tree.map(as_first, s, row) for s, row in zip(self.specs(), self.rows, strict=True)
-        ]
+        return [jax.tree.map(_lie, row, s) for row, s in zip(self.rows, self.specs(), strict=True)]
 
     def items(self, rows: list[Row]) -> Row:
         """On one chip: whole matrices of its own, from its parts of all."""
+        of = lambda x, spec: _to_items(x, spec, self.names)  # noqa: E731
+        return jax.tree.map(of, self.joined(rows), self.lies())
 
-        def of(spec: PartitionSpec, part: Any) -> Any:
-            return jax.tree.map(lambda x: _to_items(x, spec, self.names), part)
-
-        return jax.tree.map(of, self.lies(), self.joined(rows))
-
-    def parts(self, found: Any, like: Callable | None) -> list:
+    def parts(self, found: Any, like: Callable) -> list:
         """The way back, row by row."""
+        of = lambda y, spec: _to_parts(y, spec, self.names)  # noqa: E731
+        return self.split(jax.tree.map(of, found, self.lies(like)))
 
-        def of(spec: PartitionSpec, part: Any) -> Any:
-            return jax.tree.map(lambda y: _to_parts(y, spec, self.names), part)
-
-        return self.split(jax.tree.map(of, self.lies(like), found))
-
-    def laid_back(self, found: list, like: Callable | None) -> list:
-        if like is None:
-            return jax.tree.map(whole, found)
+    def laid_back(self, found: list, like: Callable) -> list:
         back = lambda x, y: reshard(y, jax.typeof(x).sharding)  # noqa: E731
         return [jax.tree.map(back, like(row), y) for row, y in zip(self.rows, found, strict=True)]
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from adamfx.engine.chips import each_matrix
+from adamfx.engine.chips import joined
 
 Array = Any
 
@@ -46,12 +46,11 @@ def in_batches(function: Callable, *trees: Any) -> Any:
     """`function` of corresponding stacks of square matrices in trees of one structure.
 
     Stacks of one size and dtype are joined to one, for one call: a batch where that is faster, and on the
-    CPU nothing that disturbs it; several chips share it out. What is returned has the axes of the stack in
-    front.
+    CPU nothing that disturbs it. What is returned has the axes of the stack in front.
     """
     leaves, structure = jax.tree.flatten(trees[0])
     more = [structure.flatten_up_to(tree) for tree in trees[1:]]
-    return structure.unflatten(each_matrix(function, leaves, *more, join=True))
+    return structure.unflatten(joined(function, leaves, *more))
 
 
 @_one_at_a_time

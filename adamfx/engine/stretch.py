@@ -95,7 +95,7 @@ def run_stretch(
                 block.record(j, memory)
 
     moved: set[int] = set()
-    if all(b.spec.of_matrices for b in blocks) and chips.are_several() and not leaves.on_host:
+    if all(b.spec.can_be_shared_out for b in blocks) and chips.are_several() and not leaves.on_host:
         for (active, *_), members in rows.items():
             made = (
                 _over_chips(blocks, leaves, wide, shared, given, members, count)
@@ -325,7 +325,7 @@ def _over_chips(
     count: Array,
 ) -> dict[int, tuple]:
     """What the leaf function makes of matrices that several chips share out, by row."""
-    first, dtype, to = blocks[0], wide[members[0]], leaves.dtypes[members[0]]
+    dtype, to = wide[members[0]], leaves.dtypes[members[0]]
     own = [b.own[members[0]] for b in blocks]
     needs = leaves.params is not None and any("params" in b.spec.needs for b in blocks)
     members = [j for j in members if leaves.updates[j].ndim >= 2]
@@ -338,31 +338,32 @@ def _over_chips(
     kinds = [kind for kind in chips.kinds_of(rows) if chips.number_of([rows[i] for i in kind]) > 1]
     if not kinds:
         return {}
-    scalars, structure = jax.tree.flatten((shared, count))
-    traced = [i for i, x in enumerate(scalars) if isinstance(x, jax.Array)]
-
+    # Numbers of the program are handed in: a program of one chip cannot reach for them.
+    numbers, structure = jax.tree.flatten((shared, count, [b.hyper for b in blocks]))
+    traced = [i for i, x in enumerate(numbers) if isinstance(x, jax.Array)]
     wrapped = functools.partial(jax.random.wrap_key_data, impl=KEYS)
 
     def work(stacks: list, read: list) -> list:
-        here = list(scalars)
+        at_hand = list(numbers)
         for i, x in zip(traced, read, strict=True):
-            here[i] = x
-        shared, count = structure.unflatten(here)
+            at_hand[i] = x
+        shared, count, hyper = structure.unflatten(at_hand)
+        here = [b.having(x) for b, x in zip(blocks, hyper, strict=True)]
         us, gs, ps, memories, keys = map(list, zip(*stacks, strict=True))
         gs = [u if g is None else g for u, g in zip(us, gs, strict=True)]
         given = [[({}, None if k is None else wrapped(k)) for k in of] for of in keys]
-        if first.spec.together is not None:
+        if here[0].spec.together is not None:
             facts = [(own[0], of[0]) for of in given]
             olds = [m[0] for m in memories]
-            turned = _turned(first, shared[0], [(dtype, to)] * len(us), facts, us, gs, ps, olds)
+            turned = _turned(here[0], shared[0], [(dtype, to)] * len(us), facts, us, gs, ps, olds)
             memories = [[m, *rest] for m, (_, *rest) in zip(turned, memories, strict=True)]
-        function = _leaf_function(blocks, shared, own, dtype, to, count)
+        function = _leaf_function(here, shared, own, dtype, to, count)
         rows = zip(us, gs, ps, memories, given, strict=True)
         return [function(u, g, p, old, None, of) for u, g, p, old, of in rows]
 
     like = lambda row: (row[0], row[0], row[3])  # noqa: E731
     found = chips.shared_out(
-        work, [[rows[i] for i in kind] for kind in kinds], like, [scalars[i] for i in traced]
+        work, [[rows[i] for i in kind] for kind in kinds], like, [numbers[i] for i in traced]
     )
     return {
         members[i]: made

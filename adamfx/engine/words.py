@@ -41,6 +41,11 @@ class Leafwise(NamedTuple):
         looks = (self.sums, self.norms, self.together)
         return self.whole_tree or any(x is not None for x in looks)
 
+    @property
+    def can_be_shared_out(self) -> bool:
+        """Whether several chips can run it, each on some of the matrices; what it reads comes along."""
+        return self.of_matrices and self.norms is None and not self.per_leaf
+
 
 class Treewise(NamedTuple):
     """A block as a run over the table of leaves; `treewise` explains the fields.

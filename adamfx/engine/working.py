@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -52,6 +53,12 @@ class Working:
             leaves = trees.cast_floats(list(self.hyper), dtype)
             self.specs[dtype] = self.form.build(leaves).meaning
         return self.specs[dtype]
+
+    def having(self, hyper: list) -> Working:
+        """Itself with these hyperparameters, such as those that a program inside of the program is given."""
+        other = copy.copy(self)
+        other.hyper, other.specs = hyper, {}
+        return other
 
     def _scalars_at_the_start(self) -> dict[str, Any]:
         seed = self.spec.seed if self.is_leafwise else None

@@ -122,6 +122,7 @@ class Running:
                     f"scale_by_moments: give {name}_dtype or storage={kept!r}, not both"
                 )
             kept = cast(dtype)
+        self.kept = kept
         self.form = WHOLE if kept is None else kept.meaning
         self.shapes: dict = {}  # of the statistic, by shape and dtype of the parameter
 
@@ -182,7 +183,8 @@ class Running:
         if self.own:
             return self.meaning.of_matrices
         elementwise = self.reading in (reading("value"), reading("square"))
-        return elementwise and self.meaning.is_linear and self.meaning.storage is None
+        whole = self.kept is None or self.kept.name == "cast"
+        return elementwise and self.meaning.is_linear and whole
 
     def before(self, memory: Any, g: Array) -> Array:
         """The moment before this step."""
