@@ -176,16 +176,6 @@ A matrix that fails keeps the roots of its whole stack | moments/bases.py
 + ok &= jnp.all(jnp.isfinite(w)) & jnp.all(jnp.isfinite(q))
   test_matrices.py::test_roots_of_a_matrix_that_fail_leave_the_others_of_its_stack
 
-A chip's program reaches for numbers of the whole one | engine/stretch.py
-- here = [b.having(x) for b, x in zip(blocks, hyper, strict=True)]
-+ here = blocks
-  test_scale.py::test_what_a_block_of_matrices_may_read
-
-Norms of a leaf are missing where its matrices are shared out | engine/words.py
-- return self.of_matrices and self.norms is None and not self.per_leaf
-+ return self.of_matrices
-  test_scale.py::test_what_a_block_of_matrices_may_read
-
 What a view shows is whole on every chip | wrappers/views.py
 - return cut_as(x, seen_whole(x, memory))
 + return seen_whole(x, memory)
