@@ -200,7 +200,8 @@ def cut_as(x: Any, y: Any) -> Any:
     along = next(fits, None)
     if not names or along is None:
         return y
-    return reshard(y, PartitionSpec(*(names if a == along else None for a in range(-y.ndim, 0))))
+    spec = PartitionSpec(*(names if a == along else None for a in range(-y.ndim, 0)))
+    return reshard(y, NamedSharding(sharding.mesh, spec))
 
 
 def in_whole_parts(x: Any, size: int) -> Any:
@@ -210,12 +211,14 @@ def in_whole_parts(x: Any, size: int) -> Any:
     sharding = jax.typeof(x).sharding
     *others, last = partitions(sharding.spec, x.ndim)
     share = x.shape[-1] // math.prod(sharding.mesh.shape[n] for n in names_of(last))
-    return x if share % size == 0 else reshard(x, PartitionSpec(*others, None))
+    if share % size == 0:
+        return x
+    return reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*others, None)))
 
 
 def lying_as(x: Any, y: Any) -> Any:
     """`x` of the shape of `y` as that lies, where a type tells."""
-    return reshard(x, jax.typeof(y).sharding.spec) if is_explicit(y) else x
+    return reshard(x, jax.typeof(y).sharding) if is_explicit(y) else x
 
 
 def whole(x: jax.Array) -> jax.Array:
