@@ -69,6 +69,8 @@ def test_state_follows_the_parameters(name, axes):
 
         def check_lies(s, layout):
             for x, lay in zip(jax.tree.leaves(s), jax.tree.leaves(layout), strict=True):
+                if x.size < mesh.size and jax.__version_info__ < (0, 8):
+                    continue  # it may then be cut over some of the devices, where axes are automatic
                 assert x.sharding.is_equivalent_to(lay, x.ndim), (x.shape, x.sharding, lay)
 
         check(s)
