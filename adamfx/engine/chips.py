@@ -15,7 +15,6 @@ from jax.sharding import AxisType, PartitionSpec
 from adamfx.engine.each import each
 from adamfx.engine.placement import (
     check_one_kind,
-    follow,
     in_one_piece,
     is_explicit,
     names_of,
@@ -97,7 +96,7 @@ def shared_out(
     if not is_explicit(jax.tree.leaves(kinds)[0]):
         shares = [PartitionSpec(kind.names) for kind in of]
         found = on_each(function, [kind.handed_over() for kind in of], shares, shares)
-        return [kind.handed_back(y, like) for kind, y in zip(of, found, strict=True)]
+        return [kind.handed_back(y) for kind, y in zip(of, found, strict=True)]
     specs = [[kind.specs(x) for kind in of] for x in (lambda row: row, like)]
     found = on_each(from_parts, [kind.laid() for kind in of], *specs)
     return [kind.laid_back(y, like) for kind, y in zip(of, found, strict=True)]
@@ -207,14 +206,13 @@ class _Kind:
 
         return jax.tree.map(of, self.joined(self.rows))
 
-    def handed_back(self, found: Any, like: Callable) -> list:
+    def handed_back(self, found: Any) -> list:
         def of(y: Array) -> Array:
             for names in reversed(self._ever_more()):
                 y = _lie(y, PartitionSpec(names or None, *[FREE] * (y.ndim - 1)))
             return y
 
-        rows = zip(self.rows, self.split(jax.tree.map(of, found)), strict=True)
-        return [jax.tree.map(follow, like(row), y) for row, y in rows]
+        return self.split(jax.tree.map(of, found))
 
     def _ever_more(self) -> list[tuple]:
         return [self.names[:i] for i in range(len(self.names) + 1)]

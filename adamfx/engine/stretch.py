@@ -17,7 +17,7 @@ from adamfx.engine.each import each
 from adamfx.engine.leaves import Leaves
 from adamfx.engine.memory import remember
 from adamfx.engine.norms import norms
-from adamfx.engine.placement import in_one_piece, is_explicit
+from adamfx.engine.placement import follow, in_one_piece, is_explicit
 from adamfx.engine.record import Moments
 from adamfx.engine.words import Here, Step, check_needs
 from adamfx.engine.working import KEYS, Working, like
@@ -365,11 +365,11 @@ def _over_chips(
     found = chips.shared_out(
         work, [[rows[i] for i in kind] for kind in kinds], like, [numbers[i] for i in traced]
     )
-    return {
-        members[i]: made
-        for kind, results in zip(kinds, found, strict=True)
-        for i, made in zip(kind, results, strict=True)
-    }
+    made = {}
+    for kind, results in zip(kinds, found, strict=True):
+        for i, (u, g, new) in zip(kind, results, strict=True):
+            made[members[i]] = u, g, jax.tree.map(follow, rows[i][3], new)
+    return made
 
 
 def _memories(acting: list[Working], first: Working, turned: list[dict], j: int) -> list[dict]:
