@@ -522,7 +522,7 @@ The other side does not weigh | moments/bases.py
   test_matrices.py::test_kl_soap[shape0-False]
 
 Roots of an old mass divide by the new one | moments/bases.py
-- v = v * (mass / then) if values else v * mass
+- v = v * (mass / then)[..., None, None] if values else v * mass
 + v = v
   test_matrices.py::test_shampoo[0.9-3-shape0]
 
