@@ -217,6 +217,17 @@ def _accumulating(lib: Any, **options: Any) -> Any:
     return lib.MultiSteps(lib.adamw(1e-3), 8, **options).gradient_transformation()
 
 
+def _muon_of_stacks(lib: Any) -> Any:
+    """On the last two axes of everything that has two, as ours; by itself it takes what has exactly two."""
+    import jax
+
+    def matrices(params: Any) -> Any:
+        of = lib.contrib.MuonDimensionNumbers
+        return jax.tree.map(lambda x: of(-2, -1) if x.ndim > 1 else None, params)
+
+    return lib.contrib.muon(1e-3, muon_weight_dimension_numbers=matrices)
+
+
 BETWEEN = "accumulate, between"  # the cheapest branches are counted, not the dearest
 PEERS: dict[str, Callable[[Any], Any]] = {
     **{
@@ -224,11 +235,12 @@ PEERS: dict[str, Callable[[Any], Any]] = {
         for name in (
             "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "adan", "amsgrad",
             "fromage", "lamb", "lars", "lion", "nadam", "nadamw", "novograd", "radam", "rmsprop", "rprop",
-            "sign_sgd", "sm3", "yogi", "muon", "ademamix", "schedule_free_adamw",
+            "sign_sgd", "sm3", "yogi", "ademamix", "schedule_free_adamw",
         )
     },
     "momentum": _of_both("sgd", 1e-3, momentum=0.9),
     "prodigy": _of_both("prodigy"),
+    "muon": _pair(lambda lib: lib.muon(1e-3), _muon_of_stacks),
     CLIPPED: _clipped,
     "clip_by_global_norm": lambda lib: lib.chain(lib.clip_by_global_norm(1.0), lib.adam(1e-3)),
     "clip_by_norm": _pair(

@@ -181,7 +181,7 @@ What a view shows is whole on every chip | wrappers/views.py
 + return seen_whole(x, memory)
   test_scale.py::test_what_a_view_shows_is_cut_as_the_leaf_is
 
-All matrices of a stack draw the same | engine/stretch.py
+All matrices of a stack draw the same | engine/rows.py
 - jax.random.split(k, s) if s else k
 + jnp.broadcast_to(k, s) if s else k
   test_matrices.py::test_each_matrix_of_a_stack_draws_for_itself
@@ -456,9 +456,9 @@ Memory along axes of its parameter is in one piece | engine/placement.py
 + None for a in axes
   test_transformation.py::test_factors_lie_as_the_axes_of_their_parameter
 
-The sum of what leaves add is that of the first | engine/stretch.py
-- functools.reduce(jax.lax.add, [p[n].astype(block.wide) for p in parts])
-+ functools.reduce(lambda a, b: a, [p[n].astype(block.wide) for p in parts])
+The sum of what leaves add is that of the first | engine/rows.py
+- functools.reduce(jax.lax.add, [p[name].astype(dtype) for p in parts])
++ functools.reduce(lambda a, b: a, [p[name].astype(dtype) for p in parts])
   test_transformation.py::test_dog_sums_over_all_leaves
 
 The gradient is asked for at the parameters | engine/sentence.py

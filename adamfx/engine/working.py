@@ -45,7 +45,6 @@ class Working:
         self.carried: dict[str, Any] = {}
         self.given: Any = None  # its part of the state
         self.rest: Any = None  # what becomes of the memory of leaves that got no gradient
-        self.own: list = []  # what `each` and `mask` say of each row
 
     def spec_for(self, dtype: Any) -> Any:
         """The meaning, with hyperparameters of this dtype."""
