@@ -92,9 +92,9 @@ class Here:
     `param` the parameter, for blocks that declare they need it; `gradient` as the estimators saw it;
     `memory` what this block remembers of this leaf, by name; `shared` what its `shared` returned; `norms`
     the norms of what its `norms` returned; `own` what its `each` says of this leaf; `extra` what its
-    `per_leaf` names hold of this leaf; `key` a random key of this leaf and step, for blocks with a `seed`, and
-    where they are `of_matrices` one for each matrix of a stack, from which `normal` draws; `dtype` what the
-    parameter is stored in.
+    `per_leaf` names hold of this leaf; `key` a random key of this leaf and step, for blocks with a `seed`;
+    where they are `of_matrices`, one for each matrix of a stack (`normal` draws from either); `dtype` what
+    the parameter is stored in.
     """
 
     __slots__ = (
