@@ -181,6 +181,11 @@ What a view shows is whole on every chip | wrappers/views.py
 + return seen_whole(x, memory)
   test_scale.py::test_what_a_view_shows_is_cut_as_the_leaf_is
 
+Leaves on which nothing acts stand in the queue for the host | engine/leaf_function.py
+- if kind.acting(self.blocks):
++ if True:
+  test_scale.py::test_leaves_without_memory_hold_nobody_up_and_let_nobody_through
+
 All matrices of a stack draw the same | engine/rows.py
 - jax.random.split(k, s) if s else k
 + jnp.broadcast_to(k, s) if s else k

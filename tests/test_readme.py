@@ -60,6 +60,31 @@ def test_every_figure_of_speed_was_measured():
     assert set(shown) <= rounded
 
 
+def test_every_figure_of_programs_was_measured():
+    """Rows of the page that name optimizers stand in docs/scale-programs.json, ours / optax's."""
+    docs = README_FILE.parent / "docs"
+    rows = json.loads((docs / "scale-programs.json").read_text())["rows"]
+    found = {(r["what"], r["column"]): (r["value"], r["peer"]) for r in rows}
+    table = re.findall(
+        r"^\| (.*) \| (.*) \| (.*) \| (.*) \|$", (docs / "scale-programs.md").read_text(), re.M
+    )
+    seen = 0
+    for names, *cells in table:
+        for name in names.split(", "):
+            if (f"{name}, FSDP", "peak") not in found:
+                continue  # a word for several, or of more than a name
+            for column, cell in zip(("collectives", "peak", "moved"), cells, strict=True):
+                shown = cell.replace("*", "").split(" / ")
+                for text, value in zip(shown, found[f"{name}, FSDP", column], strict=True):
+                    digits = len(text.partition(".")[2])
+                    assert float(text) == pytest.approx(value, abs=0.51 * 10**-digits), (
+                        name,
+                        column,
+                    )
+            seen += 1
+    assert seen > 25
+
+
 def test_it_is_short_and_every_link_leads_somewhere():
     assert len([w for w in README.split() if re.search(r"\w", w)]) <= 900
     for path in re.findall(r"\]\(([^)#]+)\)", README):

@@ -231,6 +231,26 @@ def test_a_state_on_the_host(around):
     assert {x.sharding.memory_kind for x in jax.tree.leaves(state) if x.size < 4096} == {"device"}
 
 
+def test_leaves_without_memory_hold_nobody_up_and_let_nobody_through():
+    """From the third leaf with memory on, one is fetched when that of the leaf before the last is back."""
+    facts = {"w": True, "x": False, "y": True}
+
+    @fx.block
+    def summed():
+        return fx.leafwise(
+            lambda u, here: (here.memory.m + u, {"m": here.memory.m + u}),
+            init=lambda p: {"m": jnp.zeros_like(p)},
+            mask=lambda params: {k: facts[k[0]] for k in params},
+            each=lambda params: {k: k[0] for k in params},
+        )
+
+    p = {k: jnp.ones((64, 65)) for k in ("w0", "w1", "x0", "x1", "y0", "y1")}
+    tx = fx.offload(summed())
+    made = jax.make_jaxpr(tx.update)(p, tx.init(p), p)
+    waits = [e for e in made.eqns if e.primitive.name == "optimization_barrier"]
+    assert [len(e.invars) for e in waits] == [2, 2]
+
+
 def test_a_state_on_the_host_is_saved_and_read_back(tmp_path):
     p = {"w": jnp.ones((64, 128))}
     tx = fx.offload(fx.adamw(1e-2))

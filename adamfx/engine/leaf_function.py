@@ -36,7 +36,11 @@ class LeafFunction:
         rows = self._together(kinds, rows)
         out: list[Any] = [None] * len(rows)
         for kind, members in alike(kinds):
-            found = run(self._of(kind), *columns([rows[j] for j in members]))
+            chosen = [rows[j] for j in members]
+            if kind.acting(self.blocks):
+                found = run(self._of(kind), *columns(chosen))
+            else:
+                found = [(row.update.astype(kind.dtype), row.gradient, []) for row in chosen]
             for j, x in zip(members, found, strict=True):
                 out[j] = x
         return out
@@ -48,17 +52,16 @@ class LeafFunction:
         groups = alike([kinds[j].real for j in acting]) if first.spec.together else []
         for real, numbers in groups:
             members = [acting[i] for i in numbers]
-            together, shared = (
-                first.spec_for(real).together,
-                trees.cast_floats(self.shared[0], real),
-            )
+            together = first.spec_for(real).together
+            shared = trees.cast_floats(self.shared[0], real)
 
             def of_all(us, gs, ps, memories, members=members, together=together, shared=shared):
                 seen = []
                 for j, u, g, p, memory in zip(members, us, gs, ps, memories, strict=True):
-                    row = rows[j]._replace(update=u, gradient=g, param=p, memories=[memory])
-                    row = widened(row, kinds[j].dtype)
-                    seen.append((row.update, here_of(first, kinds[j], 0, row, shared=shared)))
+                    row = rows[j]._replace(update=u, gradient=g, param=p)
+                    row, own = widened(row, kinds[j].dtype), kinds[j].own[0]
+                    here = here_of(first, kinds[j], own, row, memory, row.given[0], shared=shared)
+                    seen.append((row.update, here))
                 made = together(*map(list, zip(*seen, strict=True)))
                 return [
                     m | {n: like(first.key, "together", n, x, m[n]) for n, x in new.items()}
@@ -74,14 +77,15 @@ class LeafFunction:
 
     def _of(self, kind: Kind) -> Callable:
         """The function of rows of this kind."""
-        blocks, first = kind.acting(self.blocks), kind.own[0] is not False
+        blocks, owns = kind.acting(self.blocks), kind.acting(kind.own)
         specs = [block.spec_for(kind.real) for block in blocks]
         shared = [trees.cast_floats(s, kind.real) for s in kind.acting(self.shared)]
 
         def leaf(*of_row: Any) -> tuple:
             row = widened(Row(*of_row), kind.dtype)
             moments, new = Moments(direction=row.update, gradient=row.gradient), []
-            for i, (block, spec, s) in enumerate(zip(blocks, specs, shared, strict=True)):
+            parts = zip(blocks, specs, owns, shared, row.memories, row.given, strict=True)
+            for block, spec, own, s, old, given in parts:
                 corrects = spec.moments == "corrects"
                 if not corrects:
                     moments = moments.close()
@@ -90,13 +94,12 @@ class LeafFunction:
                         f"{block.name}: nothing to correct; it must follow scale_by_moments, "
                         "with nothing but other corrections between them"
                     )
-                sizes = (
-                    remember(**row.sizes) if first and i == 0 and row.sizes is not None else None
-                )
+                asked = block is self.blocks[0] and row.sizes is not None
+                sizes = remember(**row.sizes) if asked else None
                 seen = row._replace(gradient=moments.gradient)
-                here = here_of(block, kind, i, seen, shared=s, norms=sizes)
+                here = here_of(block, kind, own, seen, old, given, shared=s, norms=sizes)
                 out = spec.leaf(moments if corrects else moments.direction, here)
-                old = memory = row.memories[i]
+                memory = old
                 if spec.init:
                     out, memory = _pair(block.name, out, old)
                     what = block.name, "leaf function"

@@ -82,23 +82,22 @@ class Rows:
 
     def of(self, sizes: list | None = None) -> list[Row]:
         """One for each leaf."""
-        return self._seen_by([*range(len(self.blocks))], range(len(self.kinds)), sizes)
+        every = [*range(len(self.blocks))]
+        return [self._row(j, every, sizes) for j in range(len(self.kinds))]
 
-    def _seen_by(
-        self, numbers: list[int], members: Sequence[int], sizes: list | None = None
-    ) -> list[Row]:
-        """What the blocks of these numbers see of these leaves."""
-        leaves, blocks, found = self.leaves, self.blocks, []
-        needs = any("params" in blocks[i].spec.needs for i in numbers) and leaves.params is not None
-        for j in members:
-            own = self.kinds[j].own
-            acting = [i for i in numbers if own[i] is not False]
-            p = (leaves.params or [])[j] if needs else None
-            memories = [blocks[i].memory(j) for i in acting]
-            given = [self._given[i][j] for i in acting]
-            size = sizes[j] if sizes and own[0] is not False else None
-            found.append(Row(leaves.updates[j], leaves.gradients[j], p, memories, size, given))
-        return found
+    def _row(self, j: int, numbers: list[int], sizes: list | None = None) -> Row:
+        """What the blocks of these numbers see of leaf j."""
+        leaves, blocks, own = self.leaves, self.blocks, self.kinds[j].own
+        acting = [i for i in numbers if own[i] is not False]
+        needs = any("params" in blocks[i].spec.needs for i in acting)
+        return Row(
+            leaves.updates[j],
+            leaves.gradients[j],
+            leaves.params[j] if needs and leaves.params is not None else None,
+            [blocks[i].memory(j) for i in acting],
+            sizes[j] if sizes and own[0] is not False else None,
+            [self._given[i][j] for i in acting],
+        )
 
     # ---- what a block asks of all leaves first ----
 
@@ -124,25 +123,25 @@ class Rows:
         """What this function of block i returns for each row on which the block acts; else {}."""
         block = self.blocks[i]
         found: list[dict] = [{} for _ in self.kinds]
-        kinds = [kind._replace(own=kind.own[i : i + 1]) for kind in self.kinds]
-        for kind, members in alike(kinds):
-            if kind.own == (False,):
+        for kind, members in alike(self.kinds):
+            if kind.own[i] is False:
                 continue
-            at, ask = (
-                trees.cast_floats(step, kind.real),
-                getattr(block.spec_for(kind.real), function),
-            )
+            at = trees.cast_floats(step, kind.real)
+            ask = getattr(block.spec_for(kind.real), function)
 
             def one(*of_row: Any, kind: Kind = kind, at: Any = at, ask: Callable = ask) -> dict:
                 row = widened(Row(*of_row), kind.dtype)
-                made = ask(row.update, here_of(block, kind, 0, row, shared=at))
+                here = here_of(
+                    block, kind, kind.own[i], row, row.memories[0], row.given[0], shared=at
+                )
+                made = ask(row.update, here)
                 if not isinstance(made, dict):
                     raise TypeError(
                         f"{block.key}: {function} must return {{name: array}}, got {made!r}"
                     )
                 return made
 
-            results = each(one, *columns(self._seen_by([i], members)))
+            results = each(one, *columns([self._row(j, [i]) for j in members]))
             for j, made in zip(members, results, strict=True):
                 found[j] = made
         return found
@@ -181,15 +180,22 @@ def widened(row: Row, dtype: Any) -> Row:
     return row._replace(update=u, gradient=g, param=p)
 
 
-def here_of(block: Working, kind: Kind, number: int, row: Row, **more: Any) -> Here:
-    """What a function of this block may read of a widened row; the block is the acting one of this number."""
-    own = kind.acting(kind.own)[number]
-    extra, key = row.given[number]
+def here_of(
+    block: Working,
+    kind: Kind,
+    own: Any,
+    row: Row,
+    memory: dict,
+    given: tuple[dict, Any],
+    **more: Any,
+) -> Here:
+    """What a function of this block may read of a widened row, of which `memory` and `given` are its own."""
+    extra, key = given
     return Here(
         block.name,
         row.param if "params" in block.spec.needs else None,
         row.gradient,
-        _as_remembered(row.memories[number], kind),
+        _as_remembered(memory, kind),
         kind.to,
         own.value if isinstance(own, Own) else own,
         extra=_as_remembered(extra, kind) if extra else None,

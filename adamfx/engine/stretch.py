@@ -33,8 +33,8 @@ def stretches(blocks: Sequence[Working], leaves: Leaves) -> list[list[Working]]:
     for block in blocks:
         last = found[-1] if found else []
         if block.is_leafwise and all(b.is_leafwise for b in last) and not block.spec.looks_around:
-            alike = all(b.spec.elementwise for b in [*last, block])
-            joins = not apart or alike or block.spec.moments == "corrects"
+            numbers_only = all(b.spec.elementwise for b in [*last, block])
+            joins = not apart or numbers_only or block.spec.moments == "corrects"
         else:
             joins = False
         # A block that looks around may lead those behind it; its own leaf function is as any other.
