@@ -322,53 +322,47 @@ STACKS = {
 }
 
 
+OF_MATRICES = {
+    "muon": fx.muon(0.01),
+    "soap": fx.soap(0.01, precondition_frequency=2),
+    "kron": fx.kron(0.01, every=2),
+    "normuon": fx.normuon(0.01),
+    "kl_soap": fx.kl_soap(0.01, precondition_frequency=2),
+    "shampoo": fx.shampoo(0.01, every=2),
+    "corrected": fx.chain(
+        fx.scale_by_moments(0.9, fx.kronecker(0.9, 2)),
+        fx.bias_correct(),
+        fx.nesterov(),
+        fx.scale(-0.01),
+    ),
+    "soap in bfloat16": fx.chain(
+        fx.scale_by_moments(0.9, fx.eigenbasis(0.9, 2), mu_dtype="bfloat16"),
+        fx.bias_correct(),
+        fx.scale(-0.01),
+    ),
+    "live(arctan2)": fx.live(
+        fx.chain(
+            fx.scale_by_moments(0.9, fx.kronecker(0.9, 2)),
+            fx.bias_correct(),
+            fx.arctan2(0.5),
+            fx.scale(-0.01),
+        )
+    ),
+    "accumulate(kron)": fx.accumulate(fx.kron(0.01), 2),
+    "orthogonalize in bfloat16": fx.chain(fx.orthogonalize(dtype="bfloat16"), fx.scale(-0.01)),
+}
+
+
 @AXES
 @pytest.mark.parametrize(
     "name",
     [
-        "muon",
-        "normuon",
-        "soap",
-        "kl_soap",
-        "shampoo",
-        "kron",
-        "corrected",
-        "soap in bfloat16",
-        "live(arctan2)",
-        "accumulate(kron)",
-        "orthogonalize in bfloat16",
+        pytest.param(name, marks=() if name in ("muon", "soap", "kron") else pytest.mark.slow)
+        for name in OF_MATRICES
     ],
 )
 def test_matrices_over_the_chips_step_as_on_one(name, axes, x64):
-    tx = {
-        "muon": fx.muon(0.01),
-        "normuon": fx.normuon(0.01),
-        "soap": fx.soap(0.01, precondition_frequency=2),
-        "kl_soap": fx.kl_soap(0.01, precondition_frequency=2),
-        "shampoo": fx.shampoo(0.01, every=2),
-        "kron": fx.kron(0.01, every=2),
-        "corrected": fx.chain(
-            fx.scale_by_moments(0.9, fx.kronecker(0.9, 2)),
-            fx.bias_correct(),
-            fx.nesterov(),
-            fx.scale(-0.01),
-        ),
-        "soap in bfloat16": fx.chain(
-            fx.scale_by_moments(0.9, fx.eigenbasis(0.9, 2), mu_dtype="bfloat16"),
-            fx.bias_correct(),
-            fx.scale(-0.01),
-        ),
-        "live(arctan2)": fx.live(
-            fx.chain(
-                fx.scale_by_moments(0.9, fx.kronecker(0.9, 2)),
-                fx.bias_correct(),
-                fx.arctan2(0.5),
-                fx.scale(-0.01),
-            )
-        ),
-        "accumulate(kron)": fx.accumulate(fx.kron(0.01), 2),
-        "orthogonalize in bfloat16": fx.chain(fx.orthogonalize(dtype="bfloat16"), fx.scale(-0.01)),
-    }[name]
+    tx = OF_MATRICES[name]
     rng = np.random.default_rng(1)
     shapes = {k: s for k, (s, _) in STACKS.items()}
     if name in (
