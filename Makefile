@@ -1,6 +1,6 @@
 # make demo         seven optimizers on handwritten digits: a table, and a picture in out/
 # make experiments  all experiments of the Adam paper in their quick form, into out/quick
-# make notebooks    run all notebooks again, in place
+# make notebooks    run all notebooks again, in place, two at a time
 # make bench        speed beside optax (and torch: EXTRA=torch); ARGS=--quick only shows that it runs
 # make test         all tests; make test-fast without the slow group
 # make docs         the documentation as a site, into out/docs; a warning is an error
@@ -30,7 +30,7 @@ experiments: $(VENV)/.demo
 	$(BIN)/python -m adamfx.experiments all --quick --out out/quick
 
 notebooks: $(VENV)/.notebooks
-	$(BIN)/python notebooks/execute.py
+	printf '%s\n' notebooks/*.ipynb | xargs -n 1 -P 2 $(BIN)/python notebooks/execute.py
 
 bench: $(VENV)/.bench
 	$(if $(EXTRA),$(BIN)/python -m pip install -q $(EXTRA))
