@@ -362,7 +362,11 @@ def test_a_run_survives_whatever_comes(way, meshes, tmp_path):
             said.append(one.stdout.readline())
         if event in ("kill", "SIGINT", "SIGTERM"):
             one.send_signal(signal.SIGKILL if event == "kill" else getattr(signal, event))
-        said.append(one.communicate(timeout=300)[0])
+        hangs = threading.Timer(300, one.kill)
+        hangs.start()
+        with one:  # a `communicate` that has a timeout loses what `readline` left in its buffer
+            said.append(one.stdout.read())
+        hangs.cancel()
         err = "".join(said)
         fine = {"kill": (-9, 0), "full": (0, 1)}.get(event, (0, 143))  # 143: asked to end
         assert one.returncode in fine, (event, one.returncode, err[-3000:])
