@@ -154,22 +154,22 @@ Clipping stretches what is short | blocks/clipping.py
 Matrices of one shape that lie in two ways are joined all the same | engine/chips.py
 - least >= _size(tuple(_sizes()))
 + least < 0
-  test_scale.py::test_matrices_of_one_shape_that_lie_in_two_ways
+  test_chips.py::test_matrices_of_one_shape_that_lie_in_two_ways
 
 Bases are whole on every chip | moments/bases.py
 - axes = (*range(len(stack)), p.ndim + _axis(side), ...)
 + axes = (*range(len(stack)), p.ndim + _axis(side), None)
-  test_scale.py::test_what_matrices_remember_moves_with_them[soap]
+  test_chips.py::test_what_matrices_remember_moves_with_them[soap]
 
 What each chip gets is put together in another order | engine/chips.py
 - order += [*map(sources.index, cut), len(sources) + 1 + d]
 + order += [*sorted(map(sources.index, cut)), len(sources) + 1 + d]
-  test_scale.py::test_every_part_of_a_matrix_comes_to_its_place
+  test_chips.py::test_every_part_of_a_matrix_comes_to_its_place
 
 The shares of the chips come back in another order | engine/chips.py
 - order = [*map(sharing.index, names)]
 + order = [*range(len(names))]
-  test_scale.py::test_every_part_of_a_matrix_comes_to_its_place
+  test_chips.py::test_every_part_of_a_matrix_comes_to_its_place
 
 A matrix that fails keeps the roots of its whole stack | moments/bases.py
 - ok &= jnp.all(jnp.isfinite(w), -1) & jnp.all(jnp.isfinite(q), (-2, -1))
@@ -179,7 +179,7 @@ A matrix that fails keeps the roots of its whole stack | moments/bases.py
 What a view shows is whole on every chip | wrappers/views.py
 - return cut_as(x, seen_whole(x, memory))
 + return seen_whole(x, memory)
-  test_scale.py::test_what_a_view_shows_is_cut_as_the_leaf_is
+  test_chips.py::test_what_a_view_shows_is_cut_as_the_leaf_is
 
 Leaves on which nothing acts stand in the queue for the host | engine/leaf_function.py
 - if kind.acting(self.blocks):
@@ -274,7 +274,7 @@ A window with a number that is not finite is applied | wrappers/accumulation.py
 All chips are used for a few matrices | engine/chips.py
 - return min(enough,
 + return max(enough,
-  test_scale.py::test_no_more_chips_than_matrices_where_an_axis_can_be_spared
+  test_chips.py::test_no_more_chips_than_matrices_where_an_axis_can_be_spared
 
 The checkpoint that stays is the worst | training/orbax.py
 - 1 if mode == "max" else -1
