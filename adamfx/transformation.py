@@ -72,7 +72,8 @@ class GradientTransformation(Value):
         """(updates, new state). Outside jit it runs as one compiled program.
 
         Args:
-          grads: a tree like the parameters; None for a leaf leaves it and its state unchanged.
+          grads: a tree like the parameters; None for a leaf leaves it and its state unchanged. Of complex
+            parameters the conjugate of what jax.grad returns, which `fit` and `make_step` take.
           state: from `init` or the last update.
           params: the parameters before the step; needed by weight decay and trust ratios.
           **extra: arrays or callables, passed to the blocks that read them.

@@ -38,6 +38,7 @@ WRAPPED = {
 }
 every = pytest.mark.parametrize("tx", TABLE.values(), ids=TABLE)
 TARGET = tree(seed=9)
+RNG = np.random.default_rng(7)
 
 
 def loss(p):
@@ -162,3 +163,64 @@ def test_what_is_missing_is_named(tx):
 def test_in_fit(tx):
     result = fx.fit(lambda p, batch: loss(p), tx, tree(), [None] * 12, progress=False)
     assert result.history["loss"][-1] < result.history["loss"][0]
+
+
+# ---- complex parameters --------------------------------------------------------------------------
+
+CURVED = RNG.normal(size=(8, 8))
+CURVED = CURVED @ CURVED.T / 8 + np.eye(8)
+AIM = RNG.normal(size=8)
+
+
+def of_parts(p):
+    """A loss of eight real numbers, of which four are imaginary parts."""
+    x = jnp.concatenate([p["re"], p["im"]]) - AIM
+    return 0.5 * x @ CURVED @ x + 0.1 * jnp.sum(jnp.cos(x))
+
+
+def of_complex(p):
+    return of_parts({"re": p["z"].real, "im": p["z"].imag})
+
+
+LINEAR = {
+    "sgd": fx.sgd(0.1),
+    "momentum": fx.sgd(0.1, 0.9, nesterov=True),
+    "clip_by_global_norm": fx.chain(fx.clip_by_global_norm(1.0), fx.sgd(0.1)),
+    "polyak_sgd": fx.polyak_sgd(0.1),
+    "sam": fx.sam(fx.sgd(0.1), 0.05),
+    "split adam": fx.split_real_and_imaginary(fx.adam(0.1)),
+    "armijo_sgd": fx.armijo_sgd(),
+    "lbfgs": fx.lbfgs(),
+    "nonlinear_cg": fx.nonlinear_cg(),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_complex_numbers_are_trained_as_pairs_of_real_ones(name, x64):
+    """jax.grad returns df/dx - i df/dy of x + i y, along which the loss rises in x and falls in y."""
+    tx = LINEAR[name]
+    real = fx.adam(0.1) if name == "split adam" else tx
+    start = RNG.normal(size=(2, 4))
+    p, q = {"z": jnp.asarray(start[0] + 1j * start[1])}, dict(zip(("re", "im"), start, strict=True))
+    found = fx.fit(lambda p, _: of_complex(p), tx, p, [None] * 8, progress=False)
+    want = fx.fit(lambda p, _: of_parts(p), real, q, [None] * 8, progress=False)
+    assert of_parts(want.params) < of_parts(q)
+    together = jax.lax.complex(want.params["re"], want.params["im"])
+    np.testing.assert_allclose(found.params["z"], together, rtol=1e-9)
+    step, s = fx.make_step(of_complex), tx.init(p)
+    for _ in range(8):
+        p, s, _ = step(tx, p, s)
+    np.testing.assert_allclose(p["z"], together, rtol=1e-9)
+
+
+def test_gradients_that_a_line_search_kept_are_those_of_jax(x64):
+    """Of complex parameters as jax.grad returns them, before the first step and after it."""
+    tx, value_and_grad = fx.lbfgs(), fx.value_and_grad_from_state(of_complex)
+    p = {"z": jnp.asarray([1 + 2j, 1j, -1 + 0j, 2 - 1j])}
+    s = tx.init(p)
+    for _ in range(8):
+        value, grad = value_and_grad(p, state=s)
+        np.testing.assert_allclose(grad["z"], jax.grad(of_complex)(p)["z"], rtol=1e-9)
+        grad = jax.tree.map(jnp.conj, grad)
+        p, s = tx.step(grad, s, p, value=value, grad=grad, value_fn=of_complex)
+    assert np.abs(jax.grad(of_complex)(p)["z"]).max() < 1e-4

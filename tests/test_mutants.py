@@ -716,6 +716,21 @@ The imaginary part is the real one | wrappers/views.py
 + jax.lax.complex(y[0], y[0])
   test_iterates.py::test_split_real_and_imaginary
 
+The imaginary part goes uphill | training/step.py
+- return out, trees.uphill(grads)
++ return out, grads
+  test_loss_laws.py::test_complex_numbers_are_trained_as_pairs_of_real_ones[sgd]
+
+Along the line the imaginary part counts the other way | blocks/linesearch.py
+- self.leaves.layout.pick(trees.flatten(trees.uphill(g))[0])
++ self.leaves.layout.pick(trees.flatten(g)[0])
+  test_loss_laws.py::test_complex_numbers_are_trained_as_pairs_of_real_ones[lbfgs]
+
+The curvature of a complex number is the sum over its parts | wrappers/curvature.py
+- jnp.real(a * b) / 2 if
++ jnp.real(a * b) if
+  test_parameter_free.py::test_curvatures_of_complex_numbers_are_means_over_both_parts
+
 A pair without curvature is kept | blocks/quasi_newton.py
 - keep = products[s, y] > 1e-10 * size
 + keep = products[s, y] != 0

@@ -211,6 +211,38 @@ def test_gauss_newton_bartlett():
     np.testing.assert_allclose(got, 8 * np.array([3.0, 12.0]) ** 2)
 
 
+def test_curvatures_of_complex_numbers_are_means_over_both_parts(x64):
+    A = RNG.normal(size=(6, 6))
+    A = A @ A.T
+
+    def loss(p):
+        x = jnp.concatenate([p["x"].real, p["x"].imag])
+        return 0.5 * x @ A @ x
+
+    keys = jax.random.split(jax.random.key(0), 4000)
+    params = {"x": jnp.asarray([1 + 2j, 3 - 1j, 0.5j])}
+    found = jax.vmap(lambda k: fx.hutchinson(loss, params, k)["x"])(keys)
+    assert found.dtype == np.float64
+    want = (np.diag(A)[:3] + np.diag(A)[3:]) / 2
+    np.testing.assert_allclose(found.mean(0), want, atol=6 * float(found.std(0).max()) / 4000**0.5)
+    estimate = fx.gauss_newton_bartlett(lambda p, key: loss(p), 8)
+    x = np.concatenate([params["x"].real, params["x"].imag])
+    want = 4 * ((A @ x)[:3] ** 2 + (A @ x)[3:] ** 2)
+    np.testing.assert_allclose(estimate(None, params, keys[0])["x"], want)
+
+
+def test_sophia_trains_complex_numbers_in_fit():
+    def loss(p, batch):
+        return 0.5 * jnp.sum(jnp.array([1.0, 10.0, 100.0]) * jnp.abs(p) ** 2)
+
+    start = jnp.array([1 + 1j, 1 - 1j, 1j])
+    tx = fx.sophia(0.05, gamma=1.0, weight_decay=0.0, clip_threshold=None)
+    result = fx.fit(loss, tx, start, [None] * 200)
+    assert loss(result.params, None) < 1e-2 * loss(start, None)
+    with pytest.raises(TypeError, match=r"clip: complex numbers have no order.*split_real"):
+        fx.fit(loss, fx.sophia(0.05), start, [None])
+
+
 def test_sophia_trains_in_fit():
     A = jnp.diag(jnp.array([1.0, 10.0, 100.0]))
 

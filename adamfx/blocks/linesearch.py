@@ -82,7 +82,7 @@ class Ray:
 
     def at(self, a: Array) -> Line:
         f, g = jax.value_and_grad(self.loss, allow_int=True)(self._params(a))
-        return self._of(a, f, self.leaves.layout.pick(trees.flatten(g)[0]))
+        return self._of(a, f, self.leaves.layout.pick(trees.flatten(trees.uphill(g))[0]))
 
 
 def _remembers(run: Callable) -> Any:
@@ -301,7 +301,8 @@ def value_and_grad_from_state(value_fn: Callable) -> Callable:
     """`f(params, *args, state=state, **kwargs) -> (value, grad)`, those that a line search left in the state.
 
     They are computed where there are none: before the first step, or where the search did not keep them.
-    For a loss that stays the same from step to step. Raises ValueError for a state without a line search.
+    For a loss that stays the same from step to step. Like jax.grad: of complex parameters, a step takes the
+    conjugate. Raises ValueError for a state without a line search.
 
     Args:
       value_fn: `value_fn(params, *args, **kwargs)`, a scalar.
@@ -315,7 +316,7 @@ def value_and_grad_from_state(value_fn: Callable) -> Callable:
             )
         leaves, structure = trees.flatten(params)
         value = trees.the_array(found[0].value)
-        kept = structure.flatten_up_to(found[0].grad)
+        kept = structure.flatten_up_to(trees.uphill(found[0].grad))
 
         def known():
             pairs = zip(kept, leaves, strict=True)

@@ -116,6 +116,14 @@ def real_dtype(dtype: Any) -> Any:
     return jnp.finfo(dtype).dtype
 
 
+def uphill(tree: Any) -> Any:
+    """What jax.grad returned, as the direction in which the loss rises: complex leaves are conjugated.
+
+    jax.grad returns df/dx - i df/dy of x + i y. The other way round it is the same.
+    """
+    return jax.tree.map(lambda g: g.conj() if jnp.iscomplexobj(g) else g, tree)
+
+
 def cast_floats(tree: Any, dtype: Any) -> Any:
     """Casts the float arrays of a tree to `dtype`; Python numbers and integers stay."""
 

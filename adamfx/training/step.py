@@ -34,7 +34,11 @@ def training_step(loss_fn: Callable, has_aux: bool, who: str = "fit") -> Callabl
             trees.check_leaves(who, "aux that loss_fn returned", found[1])
         return found
 
-    gradient = jax.value_and_grad(loss, has_aux=has_aux, allow_int=True)
+    by_jax = jax.value_and_grad(loss, has_aux=has_aux, allow_int=True)
+
+    def gradient(p: Tree, *batch: Any) -> tuple[Any, Tree]:
+        out, grads = by_jax(p, *batch)
+        return out, trees.uphill(grads)
 
     def step(tx: Any, params: Tree, state: State, batch: tuple) -> tuple[Tree, State, Any, Tree]:
         def value_fn(p: Tree) -> Any:
@@ -69,8 +73,8 @@ def make_step(loss_fn: Callable, has_aux: bool = False, donate: bool = False) ->
       has_aux: whether it returns more than the loss; then `step` returns `(loss, aux)` for `loss`.
       donate: whether params and state give their memory to the new ones and are gone afterwards.
 
-    The gradient is taken at `tx.gradient_at(state, params)`. Blocks get `value`, `grad`, `value_fn` and
-    `grad_fn` as extra arguments of update.
+    The gradient is taken at `tx.gradient_at(state, params)`, and conjugated where it is complex. Blocks get
+    `value`, `grad`, `value_fn` and `grad_fn` as extra arguments of update.
     """
     one = training_step(loss_fn, has_aux, "make_step")
 

@@ -22,7 +22,10 @@ Tree = Any
 
 @checked
 def hutchinson(loss: Callable[[Tree], Any], params: Tree, key: jax.Array) -> Tree:
-    """z * (H z), z random signs: in the mean the diagonal of the Hessian of loss(params). A tree."""
+    """z * (H z), z random signs: in the mean the diagonal of the Hessian of loss(params). A tree.
+
+    Of a complex number it is the mean curvature along its real and its imaginary part, which is real.
+    """
     trees.check_leaves("hutchinson", "params", params)
     if not isinstance(key, jax.Array):
         raise TypeError(f"hutchinson: key must be one such as jax.random.key(0), got {shown(key)}")
@@ -37,12 +40,19 @@ def hutchinson(loss: Callable[[Tree], Any], params: Tree, key: jax.Array) -> Tre
 
     p = [jnp.asarray(leaves[j]) for j in trained]
     keys = jax.random.split(key, len(p)) if p else []
-    z = [jax.random.rademacher(k, x.shape, x.dtype) for k, x in zip(keys, p, strict=True)]
+    z = [_signs(k, x) for k, x in zip(keys, p, strict=True)]
     products = jax.jvp(jax.grad(of), (p,), (z,))[1]
     out: list = [None] * len(leaves)
     for j, a, b in zip(trained, z, products, strict=True):
-        out[j] = a * b
+        out[j] = jnp.real(a * b) / 2 if jnp.iscomplexobj(a) else a * b
     return structure.unflatten(out)
+
+
+def _signs(key: jax.Array, like: jax.Array) -> jax.Array:
+    """Random signs like an array; of a complex one, of the real and of the imaginary part."""
+    if not jnp.iscomplexobj(like):
+        return jax.random.rademacher(key, like.shape, like.dtype)
+    return jax.lax.complex(*jax.random.rademacher(key, (2, *like.shape), like.real.dtype))
 
 
 @checked
@@ -62,9 +72,13 @@ def gauss_newton_bartlett(
 
     def estimate(loss: Any, params: Tree, key: jax.Array) -> Tree:
         g = jax.grad(lambda p: sampled_loss(p, key))(params)
-        return jax.tree.map(lambda x: size * x * x, g)
+        return jax.tree.map(lambda x: size * _square(x), g)
 
     return estimate
+
+
+def _square(x: jax.Array) -> jax.Array:
+    return (x.real**2 + x.imag**2) / 2 if jnp.iscomplexobj(x) else x * x
 
 
 @block
@@ -95,7 +109,7 @@ def with_hessian(
     def run(leaves, memory, step):
         leaves.check_whole("with_hessian")
         params, value_fn = leaves.param_tree(), step.extra["value_fn"]
-        like = [(p.shape, p.dtype) for p in leaves.params]
+        like = [(p.shape, trees.real_dtype(p.dtype)) for p in leaves.params]
 
         def estimate():
             key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), memory.steps)
