@@ -724,7 +724,7 @@ The imaginary part goes uphill | training/step.py
 Along the line the imaginary part counts the other way | blocks/linesearch.py
 - self.leaves.layout.pick(trees.flatten(trees.uphill(g))[0])
 + self.leaves.layout.pick(trees.flatten(g)[0])
-  test_loss_laws.py::test_complex_numbers_are_trained_as_pairs_of_real_ones[lbfgs]
+  test_loss_laws.py::test_gradients_that_a_line_search_kept_are_those_of_jax
 
 The curvature of a complex number is the sum over its parts | wrappers/curvature.py
 - jnp.real(a * b) / 2 if

@@ -27,8 +27,8 @@ def stored(transformation: Inner, **storages: Any):
         stored(accumulate(lion(1e-4), 8), acc_grads=cast("bfloat16"))
 
     What is kept is read before a step and written after it, leaf by leaf; the arithmetic in between is the
-    same. In the state lies what is kept, such as `codes` and `scales`. Put `skip_nonfinite` around it: of a step
-    that is skipped inside, what is kept is read and written once more, which may move it by a rounding.
+    same. In the state lies what is kept, such as `codes` and `scales`. Put `skip_nonfinite` around it: a step
+    that is skipped inside still reads and writes what is kept, which may move it by a rounding.
 
     Args:
       transformation: what remembers.
