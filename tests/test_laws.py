@@ -4,6 +4,7 @@ import contextlib
 import copy
 import itertools
 import pickle
+import re
 
 import chex
 import jax
@@ -14,7 +15,7 @@ import pytest
 from conftest import enable_x64
 from hypothesis import given
 from hypothesis import strategies as st
-from table import OPTIMIZERS, TABLE, rows, run, signature, tree
+from table import OPTIMIZERS, SENTENCES, TABLE, rows, run, signature, tree
 
 import adamfx as fx
 
@@ -225,18 +226,11 @@ def test_around_optax(tx):
     close(mixed.update(g, mixed.init(p), p)[0], tx.update(g, tx.init(p), p)[0])
 
 
-REAL = (
-    "clip(",
-    "rprop",
-    "adopt",
-    "sophia",
-    "keep_params_nonnegative",
-)  # an order, or a real Hessian
+ORDER = r"\b(clip|scale_by_rprop|scale_by_cocob|arctan2|keep_params_nonnegative)\("
+COMPLEX = {n: x for n, x in (OPTIMIZERS | SENTENCES).items() if not re.search(ORDER, repr(x))}
 
 
-@pytest.mark.parametrize(
-    "tx", rows({n: x for n, x in OPTIMIZERS.items() if not n.startswith(REAL)})
-)
+@pytest.mark.parametrize("tx", rows({n: x for n, x in COMPLEX.items() if n in OPTIMIZERS}))
 def test_complex_leaves_under_strict_promotion(tx):
     """Rates are real, and their products no mistake of the caller."""
     p = {"z": jnp.array([1 + 2j, 0.5 - 1j], jnp.complex64), "x": jnp.ones(2)}
@@ -246,7 +240,43 @@ def test_complex_leaves_under_strict_promotion(tx):
     assert signature(after) == signature(s)
 
 
-@pytest.mark.parametrize("tx", [fx.clip(1.0), fx.rprop(1e-3), fx.adopt(1e-3)], ids=str)
+DRAWN = {n for n, x in COMPLEX.items() if re.search("noise|kron", repr(x))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in COMPLEX if n not in DRAWN])
+def test_a_turn_of_complex_numbers_turns_the_step(name, x64):
+    """Gradients and parameters times exp(i t) make updates times exp(i t), whatever is remembered."""
+    tx, rng = COMPLEX[name], np.random.default_rng(1)
+    draw = lambda *s: rng.normal(size=(*s, 2)) @ [1, 1j]  # noqa: E731
+    shapes = {"w": (4, 4), "s": (3, 4, 4), "b": (5,), "c": ()}
+    trees = [{k: draw(*s) for k, s in shapes.items()} for _ in range(4)]
+
+    def trained(by):
+        p, *gradients = ({k: jnp.asarray(x * by) for k, x in t.items()} for t in trees)
+        state = tx.init(p)
+        for g in gradients:
+            p, state = tx.step(g, state, p, value=jnp.asarray(1.0))
+        return p
+
+    turn = np.exp(0.7j)
+    want, found = trained(1), trained(turn)
+    for k, x in want.items():
+        assert np.isfinite(x).all()
+        np.testing.assert_allclose(found[k], x * turn, rtol=1e-9, atol=1e-12, err_msg=k)
+
+
+NEED_AN_ORDER = [
+    fx.clip(1.0),
+    fx.rprop(1e-3),
+    fx.adopt(1e-3),
+    fx.cocob(),
+    fx.adam_atan2(1e-3),
+    fx.keep_params_nonnegative(),
+]
+
+
+@pytest.mark.parametrize("tx", NEED_AN_ORDER, ids=str)
 def test_what_needs_an_order_says_so_of_complex_leaves(tx):
     p = jnp.array([1 + 2j, 0.5 - 1j], jnp.complex64)
     with pytest.raises(TypeError, match="split_real_and_imaginary"):

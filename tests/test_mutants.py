@@ -61,9 +61,9 @@ The logs of the decays are summed without compensation | moments/scale_by_moment
 + return jnp.stack([grown, error])
   test_oracles.py::test_adam_in_float32_for_every_b2[0.9999]
 
-The square of a complex number is not the square of its modulus | moments/statistics.py
-- return (g * g.conj()).real if
-+ return (g * g).real if
+The square of a complex number is not the square of its modulus | engine/arithmetic.py
+- return (x * x.conj()).real if
++ return (x * x).real if
   test_oracles.py::test_complex_parameters
 
 The deviation from the average before this step | moments/statistics.py
@@ -126,7 +126,7 @@ A maximum of signed gradients | moments/statistics.py
 + "abs": Reading(lambda g, at: g, degree=1)
   test_oracles.py::test_float64_equals_the_paper[adamax-closed over]
 
-The derivative of a root at zero is infinite | engine/record.py
+The derivative of a root at zero is infinite | engine/arithmetic.py
 - safe_divide(0.5, y) * tangents[0]
 + 0.5 / y * tangents[0]
   test_laws.py::test_derivatives_are_finite_at_zero_gradients[adam]
@@ -647,8 +647,8 @@ Prodigy steps with the new distance | blocks/adaptation.py
   test_parameter_free.py::test_equals_its_paper[prodigy, safeguard]
 
 D-Adaptation takes the new second moment | blocks/adaptation.py
-- gain = _inner(g, safe_divide(old.s, safe_root(old.nu) + eps))
-+ gain = _inner(g, safe_divide(old.s, safe_root(_average(old.nu, square(g), b2)) + eps))
+- gain = dot(g, safe_divide(old.s, safe_root(old.nu) + eps))
++ gain = dot(g, safe_divide(old.s, safe_root(_average(old.nu, square(g), b2)) + eps))
   test_parameter_free.py::test_equals_its_paper[dadapt_adamw]
 
 A reward may be negative | blocks/coin.py
@@ -725,6 +725,16 @@ Along the line the imaginary part counts the other way | blocks/linesearch.py
 - self.leaves.layout.pick(trees.flatten(trees.uphill(g))[0])
 + self.leaves.layout.pick(trees.flatten(g)[0])
   test_loss_laws.py::test_gradients_that_a_line_search_kept_are_those_of_jax
+
+A product of complex numbers is that of numbers, not of pairs | engine/arithmetic.py
+- jnp.sum((x.conj() * y).real, axes
++ jnp.sum((x * y).real, axes
+  test_laws.py::test_a_turn_of_complex_numbers_turns_the_step[radial_brake]
+
+Signs of complex numbers agree where their product is positive | engine/arithmetic.py
+- (jnp.sign(x).conj() * jnp.sign(y)).real > 0
++ (jnp.sign(x) * jnp.sign(y)).real > 0
+  test_laws.py::test_a_turn_of_complex_numbers_turns_the_step[cautious]
 
 The curvature of a complex number is the sum over its parts | wrappers/curvature.py
 - jnp.real(a * b) / 2 if

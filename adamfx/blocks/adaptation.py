@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
-from adamfx.engine.record import safe_divide, safe_root
+from adamfx.engine.arithmetic import dot, safe_divide, safe_root, square
 from adamfx.moments.scale_by_moments import adam_correction
-from adamfx.moments.statistics import square
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Dynamic, Exact
@@ -20,10 +19,6 @@ def _check(name: str, betas: tuple, eps: Exact, estim_lr0: Exact, learning_rate:
     checks.number(name, "eps", eps, low=0)
     checks.number(name, "estim_lr0", estim_lr0, low=0)
     checks.number(name, "learning_rate", learning_rate, low=0)
-
-
-def _inner(x, y):
-    return jnp.sum((x.conj() * y).real)
 
 
 def _average(s, x, b):
@@ -91,7 +86,7 @@ def scale_by_prodigy(
     def sums(g, here):
         gamma, _, weight, _ = rates(here.shared)
         s = trail(g, here.memory.s, gamma, weight)
-        return {"gain": _inner(g, here.memory.start - here.param), "length": jnp.sum(jnp.abs(s))}
+        return {"gain": dot(g, here.memory.start - here.param), "length": jnp.sum(jnp.abs(s))}
 
     def shared(step):
         gamma, d, weight, logs = rates(step)
@@ -156,7 +151,7 @@ def scale_by_dadapt_adamw(
 
     def sums(g, here):
         lam, old = rate(here.shared)[0], here.memory
-        gain = _inner(g, safe_divide(old.s, safe_root(old.nu) + eps))
+        gain = dot(g, safe_divide(old.s, safe_root(old.nu) + eps))
         return {"gain": gain, "length": jnp.sum(jnp.abs(_average(old.s, lam * g, c)))}
 
     def shared(step):

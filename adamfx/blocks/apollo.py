@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
+from adamfx.engine.arithmetic import safe_divide, safe_root, square
 from adamfx.engine.norms import norm_over
 from adamfx.engine.placement import along
-from adamfx.engine.record import safe_divide, safe_root
 from adamfx.moments.scale_by_moments import adam_correction
-from adamfx.moments.statistics import square
 from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Dynamic, Exact
 

@@ -5,13 +5,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from adamfx import checks
+from adamfx.engine.arithmetic import agree
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import block, leafwise
-
-
-def _agree(a, b):
-    """Where two arrays have one sign and neither is 0; their product could vanish."""
-    return jnp.sign(a) * jnp.sign(b) > 0
 
 
 @block
@@ -25,7 +21,7 @@ def cautious():
     """
 
     def leaf(u, here):
-        kept = _agree(u, here.gradient).astype(u.real.dtype)
+        kept = agree(u, here.gradient).astype(u.real.dtype)
         return u * (kept / jnp.maximum(jnp.mean(kept), 1e-3))
 
     return leafwise(leaf)
@@ -43,7 +39,7 @@ def cautious_weight_decay(weight_decay: Rate):
     checks.number("cautious_weight_decay", "weight_decay", weight_decay, low=0)
 
     def leaf(u, here):
-        return u + here.shared * jnp.where(_agree(u, here.param), here.param, 0)
+        return u + here.shared * jnp.where(agree(u, here.param), here.param, 0)
 
     shared = lambda step: value_at(weight_decay, step.count)  # noqa: E731
     return leafwise(leaf, shared=shared, needs_params=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.engine.record import safe_divide
+from adamfx.engine.arithmetic import safe_divide
 from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Dynamic, Exact
 
@@ -36,6 +36,7 @@ def scale_by_cocob(alpha: Dynamic = 100.0, eps: Exact = 1e-8):
         return {"start": p, "largest": jnp.full_like(p, eps), "total": z, "reward": z, "bets": z}
 
     def leaf(g, here):
+        checks.ordered("scale_by_cocob", g)
         old, p = here.memory, here.param
         L = jnp.maximum(old.largest, jnp.abs(g))
         G = old.total + jnp.abs(g)

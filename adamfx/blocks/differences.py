@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from adamfx import checks
+from adamfx.engine.arithmetic import safe_divide
 from adamfx.engine.norms import norm_over
-from adamfx.engine.record import safe_divide
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Dynamic, Exact

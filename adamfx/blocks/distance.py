@@ -5,8 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.engine.record import safe_divide, safe_root
-from adamfx.moments.statistics import square
+from adamfx.engine.arithmetic import safe_divide, safe_root, square
 from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Exact
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.engine import trees
-from adamfx.engine.record import safe_root
+from adamfx.engine.arithmetic import safe_root
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Exact
@@ -61,6 +61,7 @@ def keep_params_nonnegative():
     """
 
     def leaf(u, here):
+        checks.ordered("keep_params_nonnegative", u)
         return jnp.where(trees.round_to(here.param + u, here.dtype) < 0, -here.param, u)
 
     return leafwise(leaf, needs_params=True)

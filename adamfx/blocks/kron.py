@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from adamfx import checks
+from adamfx.engine.arithmetic import adjoint, safe_divide, square
 from adamfx.engine.control import only_if
 from adamfx.engine.norms import norm_over
 from adamfx.engine.placement import along
-from adamfx.engine.record import safe_divide
 from adamfx.schedules import ScheduleFunction, value_at
 from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Dynamic, Exact
@@ -98,7 +98,7 @@ def scale_by_kron(
             return new
 
         Q = only_if(here.shared, learn, Q, g, V, damping, precond_lr)
-        white = _times(Q, _times(Q, g), adjoint=True)
+        white = _times(Q, _times(Q, g), conjugate=True)
         return white.reshape(u.shape), Q
 
     def shared(step):
@@ -108,18 +108,14 @@ def scale_by_kron(
     return leafwise(leaf, init=init, shared=shared, seed=seed, elementwise=False, of_matrices=True)
 
 
-def _adjoint(x: Array) -> Array:
-    return jnp.swapaxes(x, -1, -2).conj()
-
-
-def _times(Q: dict, x: Array, adjoint: bool = False) -> Array:
+def _times(Q: dict, x: Array, conjugate: bool = False) -> Array:
     """Q_L x Q_R^T, or Q_L^H x Q_R^* ."""
     for side, q in Q.items():
         if q.ndim < x.ndim:
-            q = q.conj() if adjoint else q
+            q = q.conj() if conjugate else q
             x = x * jnp.expand_dims(q, -1 if side == "left" else -2)
         else:
-            q = _adjoint(q) if adjoint else q
+            q = adjoint(q) if conjugate else q
             x = q @ x if side == "left" else x @ jnp.swapaxes(q, -1, -2)
     return x
 
@@ -137,13 +133,13 @@ def _solve(q: Array, x: Array, side: str, ndim: int) -> Array:
 def _gram(x: Array, side: str, dense: bool) -> Array:
     """x x^H or x^T x^*, or its diagonal."""
     if not dense:
-        return jnp.sum((x * x.conj()).real, -1 if side == "left" else -2)
+        return jnp.sum(square(x), -1 if side == "left" else -2)
     x = x if side == "left" else jnp.swapaxes(x, -1, -2)
-    return x @ _adjoint(x)
+    return x @ adjoint(x)
 
 
 def _bound(s: Array) -> Array:
     """|S S_j| / |S_j|, S_j the largest column: at most the largest singular value."""
-    j = jnp.argmax(jnp.sum((s * s.conj()).real, -2), -1)
+    j = jnp.argmax(jnp.sum(square(s), -2), -1)
     x = s @ jnp.take_along_axis(s, j[..., None, None], -1)
     return safe_divide(norm_over(s @ x, (-2, -1)), norm_over(x, (-2, -1)))

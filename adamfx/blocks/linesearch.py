@@ -22,10 +22,10 @@ import numpy as np
 
 from adamfx import checks
 from adamfx.engine import trees
+from adamfx.engine.arithmetic import dot, safe_divide, safe_root
 from adamfx.engine.leaves import add
 from adamfx.engine.packed import memories
 from adamfx.engine.placement import wide_zeros
-from adamfx.engine.record import safe_divide, safe_root
 from adamfx.transformation import block, treewise
 from adamfx.values.arguments import checked
 from adamfx.values.constructor import Exact
@@ -57,10 +57,7 @@ class Ray:
             self.start = self._of(0, step.extra["value"], grads)
 
     def _slope(self, grads: list) -> Array:
-        parts = [
-            jnp.sum((u.conj() * g).real).astype(self.dtype)
-            for u, g in zip(self.d, grads, strict=True)
-        ]
+        parts = [dot(u, g).astype(self.dtype) for u, g in zip(self.d, grads, strict=True)]
         return functools.reduce(jax.lax.add, parts, jnp.zeros((), self.dtype))
 
     def _of(self, a: Any, value: Any, grads: list) -> Line:

@@ -6,10 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
-from adamfx.engine.record import safe_divide, safe_root
+from adamfx.engine.arithmetic import dot, safe_divide, safe_root, square
 from adamfx.moments.estimators import Recursion
 from adamfx.moments.scale_by_moments import rates_of
-from adamfx.moments.statistics import square
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Dynamic, Exact
@@ -115,7 +114,7 @@ def scale_by_momo(
     def sums(g, here):
         d, _, scaled = averages(g, here.memory, rates(here.shared)[0])
         pairs = {"inner": (d, here.param), "new": (g, here.param), "size": (d, scaled)}
-        return {n: jnp.sum((x.conj() * y).real) for n, (x, y) in pairs.items()}
+        return {n: dot(x, y) for n, (x, y) in pairs.items()}
 
     def shared(step):
         found, logs = rates(step)

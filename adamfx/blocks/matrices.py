@@ -13,9 +13,9 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.blocks.radius import matrix_axes
+from adamfx.engine.arithmetic import adjoint, dot, safe_divide, safe_root
 from adamfx.engine.chips import each_matrix
 from adamfx.engine.norms import norm_over
-from adamfx.engine.record import safe_divide, safe_root
 from adamfx.transformation import block, leafwise, treewise
 from adamfx.values.arguments import Floating
 from adamfx.values.constructor import Dynamic, Exact
@@ -48,17 +48,13 @@ NEWTON_SCHULZ = {
 
 def _schatten(x: Array) -> Array:
     """(sum of sigma^4)^(1/4) of each matrix, from the smaller Gram matrix."""
-    x = x if x.shape[-2] <= x.shape[-1] else _transposed(x)
-    return safe_root(norm_over(x @ _transposed(x), (-2, -1)))
-
-
-def _transposed(x: Array) -> Array:
-    return jnp.swapaxes(x, -1, -2).conj()
+    x = x if x.shape[-2] <= x.shape[-1] else adjoint(x)
+    return safe_root(norm_over(x @ adjoint(x), (-2, -1)))
 
 
 def _row_sums(x: Array) -> Array:
     """Of each row, the root of the sum of |A|."""
-    return safe_root(jnp.sum(jnp.abs(x @ _transposed(x)), -1, keepdims=True))
+    return safe_root(jnp.sum(jnp.abs(x @ adjoint(x)), -1, keepdims=True))
 
 
 NORMS = {
@@ -116,18 +112,18 @@ def orthogonalize(
     checks.floating(name, "dtype", dtype)
 
     def wide_side_last(u):
-        return _transposed(u) if u.shape[-2] > u.shape[-1] else u
+        return adjoint(u) if u.shape[-2] > u.shape[-1] else u
 
     def direction(u):
         size = NORMS[first](u)
         size = jnp.maximum(size, eps) if first in FLOORED else margin * size + eps
         x = safe_divide(u, jnp.broadcast_to(size, u.shape)).astype(dtype or u.dtype)
         for a, b, c in turns:
-            A = x @ _transposed(x)
+            A = x @ adjoint(x)
             x = a * x + (b * A + c * (A @ A)) @ x
         x = x.astype(u.dtype)
         if adaptive:
-            x = x * jnp.sum((u.conj() * x).real, (-2, -1), keepdims=True)
+            x = x * dot(u, x, (-2, -1))
         return x
 
     def run(leaves, memory, step):
@@ -135,7 +131,7 @@ def orthogonalize(
         at = [j for j, u in enumerate(updates) if u.ndim >= 2]
         turned = each_matrix(direction, [wide_side_last(updates[j]) for j in at])
         for j, x in zip(at, turned, strict=True):
-            updates[j] = x if x.shape == updates[j].shape else _transposed(x)
+            updates[j] = x if x.shape == updates[j].shape else adjoint(x)
         return leaves.replace(updates=updates), memory
 
     return treewise(run)

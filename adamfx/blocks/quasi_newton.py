@@ -6,12 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
-from adamfx.engine.record import safe_divide, safe_root
+from adamfx.engine.arithmetic import dot, safe_divide, safe_root
 from adamfx.transformation import block, leafwise
-
-
-def _dot(x, y):
-    return jnp.sum((x.conj() * y).real)
 
 
 @block
@@ -122,7 +118,7 @@ def scale_by_conjugate_gradient(method: str = "polak_ribiere", restart_every: in
         before, u = here.memory.gradient, here.memory.direction
         pairs = {"gg": (g, g), "gy": (g, g - before), "old": (before, before)}
         pairs |= {"ug": (u, g), "uy": (u, g - before)}
-        return {n: _dot(x, y) for n, (x, y) in pairs.items()}
+        return {n: dot(x, y) for n, (x, y) in pairs.items()}
 
     def shared(step):
         s = step.sums

@@ -10,8 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from adamfx import checks
+from adamfx.engine.arithmetic import agree, dot, safe_divide
 from adamfx.engine.norms import norm_over
-from adamfx.engine.record import safe_divide
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Dynamic, Exact
@@ -81,7 +81,7 @@ def damp_outward(outward: Dynamic = 0.5):
 def _damped(u, p, outward):
     over = matrix_axes(u)
     unit = safe_divide(p, jnp.broadcast_to(norm_over(p, over), p.shape))
-    along = jnp.sum(u * unit, over, keepdims=True)
+    along = dot(u, unit, over)
     return u + jnp.where(along < 0, (outward - 1) * along, 0) * unit
 
 
@@ -110,11 +110,10 @@ def radial_brake(learning_rate: Rate, outward: Dynamic = 0.5, cautious_decay: Dy
         p, alpha, over = here.param, here.shared, matrix_axes(u)
         u = _damped(u, p, outward)
         radius = norm_over(p, over)
-        change = safe_divide(jnp.sum(u * p, over, keepdims=True), radius)
+        change = safe_divide(dot(u, p, over), radius)
         q = p - alpha * u
         target = jnp.where(radius == 0, 0, jnp.maximum(radius - alpha * change, 0))
-        agree = jnp.sign(u) * jnp.sign(p) > 0
-        shrink = jnp.where(agree, 1 - alpha * cautious_decay, 1)
+        shrink = jnp.where(agree(u, p), 1 - alpha * cautious_decay, 1)
         return q * safe_divide(target, norm_over(q, over)) * shrink - p
 
     return _steps("radial_brake", learning_rate, leaf)

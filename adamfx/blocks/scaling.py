@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.engine import trees
+from adamfx.engine.arithmetic import safe_divide, safe_root, square
 from adamfx.engine.norms import norm
-from adamfx.engine.record import Rates, safe_divide, safe_root
+from adamfx.engine.record import Rates
 from adamfx.masks import path_matches
 from adamfx.moments.estimators import ema
-from adamfx.moments.statistics import square
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import block, leafwise
 from adamfx.values.arguments import Mask

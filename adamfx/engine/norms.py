@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx.engine import trees
+from adamfx.engine.arithmetic import safe_divide
 from adamfx.engine.each import each, parts
-from adamfx.engine.record import safe_divide
 
 if hasattr(jax, "enable_x64"):
     enable_x64: Any = jax.enable_x64

@@ -14,8 +14,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
+
+from adamfx.engine.arithmetic import safe_divide, safe_power, safe_root
 
 Array = Any
 
@@ -89,30 +90,6 @@ class Moments:
         """The quotient becomes the direction; nothing is left to correct."""
         u = self.frame.back(quotient(self))
         return self.replace(direction=u, first=None, second=None, frame=HERE)
-
-
-def safe_divide(x: Array, y: Array) -> Array:
-    """x / y, and 0 for a finite x where y is 0, as is the derivative there. NaN stays NaN."""
-    return x / jnp.where(y == 0, jnp.inf, y)
-
-
-@jax.custom_jvp
-def safe_root(x: Array) -> Array:
-    """sqrt(x) for x >= 0, with 0 for the derivative at 0."""
-    return jnp.sqrt(x)
-
-
-@safe_root.defjvp
-def _safe_root_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    y = safe_root(*primals)
-    return y, safe_divide(0.5, y) * tangents[0]
-
-
-def safe_power(x: Array, p: Any) -> Array:
-    """x^p for x >= 0, with 0 for the derivative at 0."""
-    if isinstance(p, (int, float)) and p == 1:
-        return x
-    return jnp.where(x == 0, 0, jnp.where(x == 0, 1, x) ** p)
 
 
 DENOMINATORS = {

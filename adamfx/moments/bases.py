@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from adamfx import checks
+from adamfx.engine.arithmetic import adjoint, safe_divide, square
 from adamfx.engine.control import only_if
 from adamfx.engine.decompositions import eigh, in_batches, qr
 from adamfx.engine.placement import along
-from adamfx.engine.record import Frame, safe_divide
+from adamfx.engine.record import Frame
 from adamfx.engine.trees import real_dtype
 from adamfx.moments.estimators import Own, estimator
-from adamfx.moments.statistics import square
 from adamfx.schedules import Decay
 from adamfx.values.constructor import Exact
 
@@ -28,24 +28,20 @@ Array = Any
 SIDES = ("left", "right")
 
 
-def _adjoint(x: Array) -> Array:
-    return jnp.swapaxes(x, -1, -2).conj()
-
-
 def _gram(g: Array, side: str) -> Array:
     """g g^H or g^H g."""
-    return g @ _adjoint(g) if side == "left" else _adjoint(g) @ g
+    return g @ adjoint(g) if side == "left" else adjoint(g) @ g
 
 
 def _times(g: Array, bases: dict) -> Array:
     """Q_L^H g Q_R, with what there is of the two."""
-    g = _adjoint(bases["left"]) @ g if "left" in bases else g
+    g = adjoint(bases["left"]) @ g if "left" in bases else g
     return g @ bases["right"] if "right" in bases else g
 
 
 def _back(x: Array, bases: dict) -> Array:
     """Q_L x Q_R^H."""
-    return _times(x, {side: _adjoint(q) for side, q in bases.items()})
+    return _times(x, {side: adjoint(q) for side, q in bases.items()})
 
 
 def _frame_of(memory: dict) -> Frame:
@@ -93,14 +89,14 @@ def _eigh(x: Array) -> tuple[Array, Array]:
 
     The derivative that JAX has divides by the difference of eigenvalues, 0 for a gradient of zeros.
     """
-    return eigh((x + _adjoint(x)) / 2)
+    return eigh((x + adjoint(x)) / 2)
 
 
 @_eigh.defjvp
 def _eigh_jvp(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
     w, q = _eigh(*primals)
-    dx = (tangents[0] + _adjoint(tangents[0])) / 2
-    turned = _adjoint(q) @ dx @ q
+    dx = (tangents[0] + adjoint(tangents[0])) / 2
+    turned = adjoint(q) @ dx @ q
     gaps = (w[..., None, :] - w[..., :, None]).astype(q.dtype)
     dw = jnp.diagonal(turned, axis1=-2, axis2=-1).real
     return (w, q), (dw, q @ safe_divide(turned, gaps))
@@ -278,7 +274,7 @@ def kl_eigenbasis(
         # Q^H y has the Gram matrix that the equation asks for, without leaving the basis on the other side.
         y = {
             "left": (g @ bases["right"]) * by_column,
-            "right": by_row * (_adjoint(bases["left"]) @ g),
+            "right": by_row * (adjoint(bases["left"]) @ g),
         }
         over = {"left": columns, "right": rows}
         for s, a in grams.items():

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
-from adamfx.engine.record import HERE, Side, quotient, safe_divide
+from adamfx.engine.arithmetic import safe_divide, square
+from adamfx.engine.record import HERE, Side, quotient
 from adamfx.engine.trees import real_dtype
 from adamfx.moments.estimators import Recursion
 from adamfx.moments.scale_by_moments import rates_of
-from adamfx.moments.statistics import square
 from adamfx.schedules import Decay
 from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Exact

@@ -8,11 +8,10 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from adamfx import checks
-from adamfx.engine.record import safe_divide, safe_root
+from adamfx.engine.arithmetic import safe_divide, safe_root, square
 from adamfx.moments.corrections import needs_side
 from adamfx.moments.estimators import ema
 from adamfx.moments.scale_by_moments import rates_of
-from adamfx.moments.statistics import square
 from adamfx.schedules import Decay, Rate, value_at
 from adamfx.transformation import block, leafwise
 from adamfx.values.arguments import Mask
@@ -96,6 +95,7 @@ def arctan2(a: Dynamic = 1.0, b: Exact = 1.0):
     def leaf(r, here):
         v = needs_side("arctan2", r.second, "second moment")
         m = r.direction if r.first is None else r.first.value
+        checks.ordered("arctan2", m)
         root = safe_root(v.value)
         still = (m == 0) & (root == 0)  # its derivative is NaN there
         u = jnp.where(still, 0, jnp.arctan2(m, b * jnp.where(still, 1, root)))

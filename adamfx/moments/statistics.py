@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from adamfx import checks
+from adamfx.engine.arithmetic import adjoint, square
 from adamfx.values.constructor import Exact, P, constructor
 from adamfx.values.value import Value
 
@@ -61,11 +62,6 @@ def statistic(function: Callable[P, Any]) -> Callable[P, Statistic]:
 _construct = constructor(Statistic)
 
 
-def square(g: Array) -> Array:
-    """|g|^2, real."""
-    return (g * g.conj()).real if jnp.iscomplexobj(g) else g * g
-
-
 WORDS = {
     "value": Reading(lambda g, at: g, degree=1, is_real=False),
     "square": Reading(lambda g, at: square(g)),
@@ -73,13 +69,9 @@ WORDS = {
     "deviation": Reading(lambda g, at: square(g - at.m)),
     "innovation": Reading(lambda g, at: square(g - at.m_before)),
     "norm_square": Reading(lambda g, at: jnp.sum(square(g))),
-    "left": Reading(lambda g, at: g @ _transposed(g), is_real=False),
-    "right": Reading(lambda g, at: _transposed(g) @ g, is_real=False),
+    "left": Reading(lambda g, at: g @ adjoint(g), is_real=False),
+    "right": Reading(lambda g, at: adjoint(g) @ g, is_real=False),
 }
-
-
-def _transposed(g: Array) -> Array:
-    return jnp.swapaxes(g, -1, -2).conj()
 
 
 @statistic

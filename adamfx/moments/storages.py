@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
+from adamfx.engine.arithmetic import safe_divide, safe_root
 from adamfx.engine.placement import in_whole_parts, lying_as
-from adamfx.engine.record import safe_divide, safe_root
 from adamfx.values.arguments import Floating
 from adamfx.values.constructor import P, constructor
 from adamfx.values.value import Value

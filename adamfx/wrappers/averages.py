@@ -9,8 +9,8 @@ import numpy as np
 
 from adamfx.combine import chain
 from adamfx.engine import trees
+from adamfx.engine.arithmetic import safe_divide
 from adamfx.engine.packed import memories
-from adamfx.engine.record import safe_divide
 from adamfx.moments.estimators import Estimator, mean
 from adamfx.moments.scale_by_moments import mass, rates_of
 from adamfx.transformation import GradientTransformation, block, leafwise

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.blocks.radius import matrix_axes
+from adamfx.engine.arithmetic import safe_divide
 from adamfx.engine.norms import norm_over
-from adamfx.engine.record import safe_divide
 from adamfx.transformation import block, identity, treewise
 from adamfx.values.constructor import Exact, Inner
 

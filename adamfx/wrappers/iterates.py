@@ -8,10 +8,10 @@ import numpy as np
 from adamfx import checks
 from adamfx.combine import chain
 from adamfx.engine import trees
+from adamfx.engine.arithmetic import safe_divide, safe_power
 from adamfx.engine.control import count_up
 from adamfx.engine.norms import norm
 from adamfx.engine.placement import wide_copy, wide_zeros
-from adamfx.engine.record import safe_divide, safe_power
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import GradientTransformation, block, leafwise, treewise
 from adamfx.values.arguments import checked

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
+from adamfx.engine.arithmetic import dot, safe_divide, safe_root
 from adamfx.engine.norms import norm
-from adamfx.engine.record import safe_divide, safe_root
 from adamfx.transformation import block, treewise
 from adamfx.values.constructor import Dynamic, Exact, Inner
 
@@ -72,7 +72,7 @@ def mechanize(
         pull = weight_decay * scale * norm(g) / (norm(p) + eps)
 
         def along(d, g, p):
-            return jnp.sum((d.conj() * (g + pull.astype(p.real.dtype) * p)).real)
+            return dot(d, g + pull.astype(p.real.dtype) * p)
 
         h = total(leaves.each(along, deltas, g, p), scale)
         beta = jnp.asarray(1 - 0.1 ** np.arange(1, n + 1), scale.dtype)

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.engine import trees
+from adamfx.engine.arithmetic import safe_divide, safe_root
 from adamfx.engine.memory import is_memory
 from adamfx.engine.norms import norm
 from adamfx.engine.packed import memories, plain
 from adamfx.engine.placement import anchor, replicate
-from adamfx.engine.record import safe_divide, safe_root
 from adamfx.engine.trees import VARIABLE
 from adamfx.moments.estimators import Recursion
 from adamfx.moments.scale_by_moments import average_of, mass

@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
+from adamfx.engine.arithmetic import safe_divide, safe_root, square
 from adamfx.engine.control import count_up
-from adamfx.engine.record import safe_divide, safe_root
 from adamfx.engine.words import Treewise
-from adamfx.moments.statistics import square
 from adamfx.transformation import block
 from adamfx.values.arguments import checked
 from adamfx.values.constructor import Dynamic

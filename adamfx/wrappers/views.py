@@ -12,6 +12,7 @@ import numpy as np
 
 from adamfx import checks
 from adamfx.engine import trees
+from adamfx.engine.arithmetic import adjoint, dot
 from adamfx.engine.control import count_up, only_if
 from adamfx.engine.decompositions import svd
 from adamfx.engine.placement import Along, along, cut_as, in_one_piece, summed
@@ -165,8 +166,8 @@ def low_rank(rank: int, every: int = 200):
 
         def decompose(held, g):
             u, _, vh = svd(g)
-            new = (u if is_left(g) else jnp.swapaxes(vh, -1, -2).conj())[..., : held.shape[-1]]
-            with_old = jnp.sum((new.conj() * held).real, -2, keepdims=True)
+            new = (u if is_left(g) else adjoint(vh))[..., : held.shape[-1]]
+            with_old = dot(new, held, -2)
             return jnp.where(with_old < 0, -new, new)
 
         return {"basis": only_if(count % every == 0, decompose, memory["basis"], g)}
@@ -175,13 +176,13 @@ def low_rank(rank: int, every: int = 200):
         if not memory:
             return x
         P = memory["basis"]
-        return jnp.swapaxes(P, -1, -2).conj() @ x if is_left(x) else x @ P
+        return adjoint(P) @ x if is_left(x) else x @ P
 
     def back(y, x, memory):
         if not memory:
             return y
         P = memory["basis"]
-        return P @ y if is_left(x) else y @ jnp.swapaxes(P, -1, -2).conj()
+        return P @ y if is_left(x) else y @ adjoint(P)
 
     return Through(into, back, init, turn, shows_params=False)
 
