@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from meshes import AXES, CUT, LIES, VALUES, assert_lies, mesh_of, put, train
+from meshes import AXES, CUT, LIES, VALUES, assert_lies, loss, mesh_of, put, train
 from table import OPTIMIZERS, SENTENCES, WRAPPERS
 from test_sharding import CHOSEN, SHAPES, SPECS
 
@@ -123,6 +123,24 @@ def test_what_travels_is_as_narrow_as_the_parameters(axes):
     gathers = [line for line in text.splitlines() if " all-gather(" in line]
     assert gathers
     assert all("f32[64,16]" not in line.split("all-gather(")[0] for line in gathers)
+
+
+@AXES
+@pytest.mark.parametrize("kind", ["jax", "numpy"])
+def test_shares_of_parameters_that_no_mesh_knows_yet(kind, axes):
+    """Such lie whole on every device; of a mesh of one axis, no other one could cut them."""
+    mesh, tx = jax.make_mesh((8,), ("data",), axis_types=(axes,)), fx.shard_state(fx.adamw(1e-2))
+    p = dict(VALUES) if kind == "numpy" else jax.tree.map(jnp.asarray, VALUES)
+    want, _ = train(fx.adamw(1e-2), p)
+    with jax.set_mesh(mesh):
+        g, s = jax.grad(loss)(p), tx.init(p)
+        by_hand, after = tx.step(g, s, p)
+        traced, _ = jax.jit(tx.step)(g, jax.jit(tx.init)(p), p)
+        got, _ = train(tx, p)
+    assert fx.get(after, "mu")["w"].sharding.shard_shape((64, 16)) == (8, 16)
+    for k, x in want.items():
+        np.testing.assert_allclose(got[k], x, rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose(by_hand[k], traced[k], rtol=2e-5, atol=2e-6)
 
 
 def test_shares_without_a_mesh_or_its_axis():
