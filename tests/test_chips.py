@@ -98,6 +98,22 @@ def test_matrices_over_the_chips_step_as_on_one(name, axes, x64):
         np.testing.assert_allclose(x, want[k], rtol=tolerance, atol=tolerance, err_msg=k)
 
 
+@AXES
+@pytest.mark.parametrize("name", ["muon", "soap", "kron"])
+def test_matrices_that_no_mesh_knows_yet(name, axes, x64):
+    tx, rng = OF_MATRICES[name], np.random.default_rng(1)
+    p = {
+        "a": rng.normal(size=(8, 8)),
+        "b": rng.normal(size=(8, 8)),
+        "c": rng.normal(size=(3, 8, 8)),
+    }
+    want, _ = train(tx, p)
+    with jax.set_mesh(mesh_of(axes)):
+        got, _ = train(tx, p)
+    for k, x in got.items():
+        np.testing.assert_allclose(x, want[k], rtol=1e-7, atol=1e-7, err_msg=k)
+
+
 def test_no_more_chips_than_matrices_where_an_axis_can_be_spared():
     mesh = {"a": 4, "b": 2, "c": 16}
     for count, axes in (

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from adamfx.engine.each import each
 from adamfx.engine.placement import (
     check_one_kind,
     in_one_piece,
-    is_explicit,
+    is_typed,
     names_of,
     partitions,
     reshard,
@@ -93,7 +93,7 @@ def shared_out(
         stacks = [kind.items(rows) for kind, rows in zip(of, given, strict=True)]
         return [kind.parts(y, like) for kind, y in zip(of, function(stacks, *read), strict=True)]
 
-    if not is_explicit(jax.tree.leaves(kinds)[0]):
+    if not is_typed(jax.tree.leaves(kinds)[0]):
         shares = [PartitionSpec(kind.names) for kind in of]
         found = on_each(function, [kind.handed_over() for kind in of], shares, shares)
         return [kind.handed_back(y) for kind, y in zip(of, found, strict=True)]
@@ -294,7 +294,7 @@ def _depth(row: Row) -> int:
 
 def _lies(x: Array, depth: int) -> list:
     """The axes of the mesh along those of an array behind its stack; where no type tells, none."""
-    if not is_explicit(x):
+    if not is_typed(x):
         return []
     return partitions(jax.typeof(x).sharding.spec, x.ndim)[depth:]
 
@@ -319,5 +319,4 @@ def _size(names: tuple) -> int:
 
 def _lie(x: Array, spec: PartitionSpec) -> Array:
     """x lying so: an order, or where axes are automatic a word to the compiler."""
-    typed = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
-    return reshard(x, spec) if typed else jax.lax.with_sharding_constraint(x, spec)
+    return reshard(x, spec) if is_typed(x) else jax.lax.with_sharding_constraint(x, spec)

@@ -152,6 +152,11 @@ def is_explicit(x: Any) -> bool:
     return AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
 
 
+def is_typed(x: Any) -> bool:
+    """The same, or whether axes are explicit: what knows no mesh then lies whole on every device."""
+    return is_explicit(x) or AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+
+
 def check_one_kind(mesh: Any) -> None:
     """Raises ValueError for explicit beside automatic axes, which cannot be named in one layout."""
     if {AxisType.Explicit, AxisType.Auto} <= set(mesh.axis_types):

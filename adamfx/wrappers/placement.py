@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from adamfx.engine import host, trees
-from adamfx.engine.placement import check_one_kind, is_explicit, partitions, reshard
+from adamfx.engine.placement import check_one_kind, is_typed, partitions, reshard
 from adamfx.transformation import GradientTransformation, block, treewise
 from adamfx.values.arguments import checked
 from adamfx.values.constructor import Inner
@@ -191,17 +191,12 @@ def _check_layout_is_known(params: list, axis: str, n: int) -> None:
 
 def _spec_of(x: Array) -> list | None:
     """The axes of the mesh along each axis of an array; None where no type tells."""
-    if isinstance(x, Tracer) and not _is_typed(x):
+    if isinstance(x, Tracer) and not is_typed(x):
         return None
     sharding = jax.typeof(x).sharding if isinstance(x, Tracer) else x.sharding
     if not isinstance(sharding, NamedSharding):
         return [None] * x.ndim
     return partitions(sharding.spec, x.ndim)
-
-
-def _is_typed(x: Array) -> bool:
-    """Whether its type says how it lies, or axes are explicit: what has no mesh then lies whole on each device."""
-    return is_explicit(x) or AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
 
 
 def _first_free(p: Array, axis: str, n: int) -> int | None:
@@ -228,7 +223,7 @@ def _lying(x: Array, dim: int | None, axis: str | None, like: Array = None) -> A
     to = PartitionSpec(*spec)
     if isinstance(x, Tracer):
         return reshard(x, to)
-    move = reshard if _is_typed(x) else jax.lax.with_sharding_constraint
+    move = reshard if is_typed(x) else jax.lax.with_sharding_constraint
     return jax.jit(move, static_argnums=1)(x, to)
 
 
