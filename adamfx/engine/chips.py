@@ -193,7 +193,7 @@ class _Kind:
         return self.split(jax.tree.map(of, found, self.lies(like)))
 
     def laid_back(self, found: list, like: Callable) -> list:
-        back = lambda x, y: reshard(y, jax.typeof(x).sharding)  # noqa: E731
+        back = lambda x, y: reshard(y, jax.typeof(x).sharding.spec)  # noqa: E731
         return [jax.tree.map(back, like(row), y) for row, y in zip(self.rows, found, strict=True)]
 
     # ---- where they do not: the compiler moves the stack, along one axis of the mesh after the other
