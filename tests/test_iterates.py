@@ -156,6 +156,20 @@ def test_the_private_mean_is_clipped_example_by_example(x64):
     same({n: np.stack([u[n] for u in found]) for n in SHAPES}, want)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_noise_of_every_real_number(x64, dtype):
+    """Both parts of a complex one get all that is promised of the privacy, or of the variance."""
+    private = fx.differentially_private_aggregate(2.0, 1.5, seed=3)
+    noisy = fx.add_noise(9.0, 0.0, seed=3)
+    for tx, shape in ((private, (1, 40_000)), (noisy, (40_000,))):
+        p = jnp.zeros(40_000, dtype)
+        u, _ = tx.update(jnp.zeros(shape, dtype), tx.init(p), p)
+        parts = (u.real, u.imag) if dtype == "complex128" else (u,)
+        for x in parts:
+            np.testing.assert_allclose(np.std(x), 3.0, rtol=0.02)
+        assert len(parts) == 1 or abs(np.mean(u.real * u.imag)) < 0.25
+
+
 @pytest.mark.parametrize("per_leaf", ["uniform", "size"])
 def test_each_leaf_may_be_clipped_by_a_norm_of_its_own(x64, per_leaf):
     rng, scales = np.random.default_rng(5), np.array([0.1, 1.0, 10.0, 0.3, 3.0, 0.0])

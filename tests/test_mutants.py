@@ -736,6 +736,16 @@ Signs of complex numbers agree where their product is positive | engine/arithmet
 + (jnp.sign(x) * jnp.sign(y)).real > 0
   test_laws.py::test_a_turn_of_complex_numbers_turns_the_step[cautious]
 
+A part of a complex number gets half of the noise | engine/arithmetic.py
+- return jnp.sqrt(2).astype(x.real.dtype) * x if jnp.iscomplexobj(x) else x
++ return x
+  test_iterates.py::test_noise_of_every_real_number[complex128]
+
+The imaginary part of a memory is lost | moments/storages.py
+- return {"": x if jnp.iscomplexobj(x) else x.astype(dtype)}
++ return {"": x.astype(dtype)}
+  test_stored.py::test_complex_numbers_are_kept_whole[cast]
+
 The curvature of a complex number is the sum over its parts | wrappers/curvature.py
 - jnp.real(a * b) / 2 if
 + jnp.real(a * b) if

@@ -227,6 +227,30 @@ def test_what_cannot_be_stored(make, error, match):
         make()
 
 
+KEEPS = {
+    "cast": fx.cast("bfloat16"),
+    "cast_stochastically": fx.cast_stochastically("bfloat16"),
+    "int8": fx.int8(min_size=1),
+    "cover": fx.cover(),
+}
+
+
+@pytest.mark.parametrize("storage", KEEPS.values(), ids=KEEPS)
+def test_complex_numbers_are_kept_whole(storage):
+    """None loses an imaginary part; real leaves beside them are stored."""
+    p = {"z": jnp.full((4, 4), 1 + 2j), "x": jnp.ones((4, 4))}
+    tx, plain = fx.stored(fx.sgd(0.1, 0.9), mu=storage), fx.sgd(0.1, 0.9)
+    state, other, q = tx.init(p), plain.init(p), p
+    for _ in range(3):
+        p, state = tx.step(p, state, p)
+        q, other = plain.step(q, other, q)
+    np.testing.assert_array_equal(p["z"], q["z"])
+    kept = {jax.tree_util.keystr(k): x.dtype for k, x in jax.tree.leaves_with_path(state)}
+    (z,), x = ([d for k, d in kept.items() if f"mu['{n}']" in k] for n in "zx")
+    assert z == jnp.complex64
+    assert x != [jnp.float32]
+
+
 def test_what_is_inside_of_wrappers_is_found():
     tx = fx.stored(
         fx.skip_nonfinite(

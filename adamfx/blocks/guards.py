@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from adamfx import checks
 from adamfx.engine import trees
-from adamfx.engine.arithmetic import safe_root
+from adamfx.engine.arithmetic import normal, safe_root
 from adamfx.schedules import Rate, value_at
 from adamfx.transformation import block, leafwise
 from adamfx.values.constructor import Exact
@@ -34,6 +33,8 @@ def centralize(axis: int = 0):
 def add_noise(eta: Rate, gamma: Exact = 0.55, seed: int = 0):
     """The update plus normal noise of variance eta / t^gamma, t = count + 1. Neelakantan et al. 2014, eq. 1.
 
+    Of complex numbers, both parts get as much.
+
     Remembers `key`, made from `seed`; each leaf and step has its own.
 
     Args:
@@ -48,7 +49,7 @@ def add_noise(eta: Rate, gamma: Exact = 0.55, seed: int = 0):
         return safe_root(value_at(eta, step.count) * t**-gamma)
 
     def leaf(u, here):
-        return u + here.shared * jax.random.normal(here.key, u.shape, u.dtype)
+        return u + here.shared * normal(here.key, u.shape, u.dtype)
 
     return leafwise(leaf, shared=shared, seed=seed)
 

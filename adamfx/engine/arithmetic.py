@@ -49,6 +49,12 @@ def agree(x: Array, y: Array) -> Array:
     return (jnp.sign(x).conj() * jnp.sign(y)).real > 0
 
 
+def normal(key: Array, shape: tuple, dtype: Any) -> Array:
+    """Numbers of variance 1, of complex ones each part; those of jax.random have 1/2 there."""
+    x = jax.random.normal(key, shape, dtype)
+    return jnp.sqrt(2).astype(x.real.dtype) * x if jnp.iscomplexobj(x) else x
+
+
 def adjoint(x: Array) -> Array:
     """The conjugate transpose of each matrix."""
     return jnp.swapaxes(x, -1, -2).conj()

@@ -66,9 +66,13 @@ _construct = constructor(Storage)
 
 @storage
 def cast(dtype: Floating):
-    """In this dtype, rounded to the nearest: what mu_dtype and nu_dtype are short for."""
+    """In this dtype, rounded to the nearest: what mu_dtype and nu_dtype are short for. Complex ones stay."""
     checks.floating("cast", "dtype", dtype)
-    return Form(lambda x, key: {"": x.astype(dtype)}, lambda parts, like: parts[""])
+
+    def write(x, key):
+        return {"": x if jnp.iscomplexobj(x) else x.astype(dtype)}
+
+    return Form(write, lambda parts, like: parts[""])
 
 
 @storage
@@ -76,12 +80,14 @@ def cast_stochastically(dtype: Floating):
     """In this dtype, rounded to one of the two neighbours, in the mean to the number itself.
 
     A second moment in bfloat16 with b2 = 0.999 stands still under rounding to the nearest: its steps are
-    below half a unit in the last place. Gupta et al. 2015.
+    below half a unit in the last place. Complex numbers are kept as they are. Gupta et al. 2015.
     """
     checks.floating("cast_stochastically", "dtype", dtype)
     to = jnp.dtype(dtype)
 
     def write(x, key):
+        if jnp.iscomplexobj(x):
+            return {"": x}
         if (
             key is None or jnp.finfo(to).bits >= jnp.finfo(x.dtype).bits
         ):  # at the start there is no key
@@ -130,11 +136,12 @@ def factored(min_dim_size: int = 128):
 def cover():
     """The largest value of each row, each column, and so on; s_prev <- cover(s_prev) is the least of them.
 
-    Anil et al. 2019, SM3-II: `total(storage=cover())` is its accumulator. Vectors are kept whole.
+    Anil et al. 2019, SM3-II: `total(storage=cover())` is its accumulator. Vectors are kept whole, and complex
+    numbers, which have no largest one.
     """
 
     def write(x, key):
-        if x.ndim < 2:
+        if x.ndim < 2 or jnp.iscomplexobj(x):
             return {"": x}
         others = [tuple(j for j in range(x.ndim) if j != i) for i in range(x.ndim)]
         most = jnp.max if x.size else jnp.sum  # of nothing, zero

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adamfx import checks
-from adamfx.engine.arithmetic import safe_divide, safe_root, square
+from adamfx.engine.arithmetic import normal, safe_divide, safe_root, square
 from adamfx.engine.control import count_up
 from adamfx.engine.words import Treewise
 from adamfx.transformation import block
@@ -81,7 +81,7 @@ def differentially_private_aggregate(
         def private(g, key, shrink):
             n = g.shape[0]
             c = shrink.astype(g.real.dtype).reshape(n, *[1] * (g.ndim - 1))
-            noise = jax.random.normal(key, g.shape[1:], g.dtype)
+            noise = normal(key, g.shape[1:], g.dtype)
             sigma = jnp.asarray(noise_multiplier * l2_norm_clip, g.real.dtype)
             return (jnp.sum(g * c, 0) + sigma * noise) / n
 
