@@ -106,7 +106,7 @@ The newest gradient has age zero | moments/corrections.py
 + c = (1 - b2.gain / b2.mass) * (1 + step.memory.age)
   test_oracles.py::test_float64_equals_the_paper[radam-closed over]
 
-A second moment that is NaN reads as zero | engine/record.py
+A second moment that is NaN reads as zero | engine/arithmetic.py
 - return jnp.sqrt(x)
 + return jnp.where(x > 0, jnp.sqrt(x), 0)
   test_corrections.py::test_nan_gradients_are_seen[rmsprop]
