@@ -743,7 +743,7 @@ A part of a complex number gets half of the noise | engine/arithmetic.py
 
 The imaginary part of a memory is lost | moments/storages.py
 - return {"": x if jnp.iscomplexobj(x) else x.astype(dtype)}
-+ return {"": x.astype(dtype)}
++ return {"": x.real.astype(dtype)}
   test_stored.py::test_complex_numbers_are_kept_whole[cast]
 
 The curvature of a complex number is the sum over its parts | wrappers/curvature.py
