@@ -248,9 +248,8 @@ DRAWN = {n for n, x in COMPLEX.items() if re.search("noise|kron", repr(x))}
 def test_a_turn_of_complex_numbers_turns_the_step(name, x64):
     """Gradients and parameters times exp(i t) make updates times exp(i t), whatever is remembered."""
     tx, rng = COMPLEX[name], np.random.default_rng(1)
-    draw = lambda *s: rng.normal(size=(*s, 2)) @ [1, 1j]  # noqa: E731
     shapes = {"w": (4, 4), "s": (3, 4, 4), "b": (5,), "c": ()}
-    trees = [{k: draw(*s) for k, s in shapes.items()} for _ in range(4)]
+    trees = [{k: rng.normal(size=(*s, 2)) @ [1, 1j] for k, s in shapes.items()} for _ in range(4)]
 
     def trained(by):
         p, *gradients = ({k: jnp.asarray(x * by) for k, x in t.items()} for t in trees)

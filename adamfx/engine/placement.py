@@ -153,7 +153,7 @@ def is_explicit(x: Any) -> bool:
 
 
 def is_typed(x: Any) -> bool:
-    """The same, or whether axes are explicit: what knows no mesh then lies whole on every device."""
+    """Whether it does, or axes are explicit: an array that knows no mesh then lies whole on every device."""
     return is_explicit(x) or AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
 
 

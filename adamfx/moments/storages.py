@@ -64,15 +64,16 @@ def storage(function: Callable[P, Any]) -> Callable[P, Storage]:
 _construct = constructor(Storage)
 
 
+def _of_real(write: Callable[[Array, Any], Parts]) -> Callable[[Array, Any], Parts]:
+    """The same of real arrays; complex ones are kept as they are."""
+    return lambda x, key: {"": x} if jnp.iscomplexobj(x) else write(x, key)
+
+
 @storage
 def cast(dtype: Floating):
     """In this dtype, rounded to the nearest: what mu_dtype and nu_dtype are short for. Complex ones stay."""
     checks.floating("cast", "dtype", dtype)
-
-    def write(x, key):
-        return {"": x if jnp.iscomplexobj(x) else x.astype(dtype)}
-
-    return Form(write, lambda parts, like: parts[""])
+    return Form(_of_real(lambda x, key: {"": x.astype(dtype)}), lambda parts, like: parts[""])
 
 
 @storage
@@ -86,15 +87,13 @@ def cast_stochastically(dtype: Floating):
     to = jnp.dtype(dtype)
 
     def write(x, key):
-        if jnp.iscomplexobj(x):
-            return {"": x}
         if (
             key is None or jnp.finfo(to).bits >= jnp.finfo(x.dtype).bits
         ):  # at the start there is no key
             return {"": x.astype(to)}
         return {"": round_between(to, x, jax.random.uniform(key, x.shape, x.dtype)).astype(to)}
 
-    return Form(write, lambda parts, like: parts[""], is_random=True)
+    return Form(_of_real(write), lambda parts, like: parts[""], is_random=True)
 
 
 @storage
@@ -141,7 +140,7 @@ def cover():
     """
 
     def write(x, key):
-        if x.ndim < 2 or jnp.iscomplexobj(x):
+        if x.ndim < 2:
             return {"": x}
         others = [tuple(j for j in range(x.ndim) if j != i) for i in range(x.ndim)]
         most = jnp.max if x.size else jnp.sum  # of nothing, zero
@@ -151,7 +150,7 @@ def cover():
         covers = [jnp.broadcast_to(x, like.shape) for x in parts.values()]
         return functools.reduce(jnp.minimum, covers)
 
-    return Form(write, read)
+    return Form(_of_real(write), read)
 
 
 def _eight_bits(name: str, block: int, min_size: int, stochastic: bool, signed: bool) -> Form:
@@ -165,7 +164,7 @@ def _eight_bits(name: str, block: int, min_size: int, stochastic: bool, signed: 
         return in_whole_parts(x, b).reshape(*x.shape[:-1], x.shape[-1] // b, b)
 
     def write(x, key):
-        if x.ndim == 0 or x.size < max(min_size, 1) or jnp.iscomplexobj(x):
+        if x.ndim == 0 or x.size < max(min_size, 1):
             return {"": x}
         y = by_blocks(x if signed else safe_root(jnp.maximum(x, 0)))
         s = jnp.max(jnp.abs(y), -1, keepdims=True)
@@ -189,7 +188,7 @@ def _eight_bits(name: str, block: int, min_size: int, stochastic: bool, signed: 
         x = y * s[..., None]
         return lying_as((x if signed else x * x).reshape(like.shape), parts["codes"])
 
-    return Form(write, read, is_random=stochastic)
+    return Form(_of_real(write), read, is_random=stochastic)
 
 
 def _divisor(n: int, block: int) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from adamfx import checks
 from adamfx.checks import shown
 from adamfx.engine import trees
+from adamfx.engine.arithmetic import square
 from adamfx.engine.control import count_up
 from adamfx.transformation import block, treewise
 from adamfx.values.arguments import checked
@@ -44,8 +45,13 @@ def hutchinson(loss: Callable[[Tree], Any], params: Tree, key: jax.Array) -> Tre
     products = jax.jvp(jax.grad(of), (p,), (z,))[1]
     out: list = [None] * len(leaves)
     for j, a, b in zip(trained, z, products, strict=True):
-        out[j] = jnp.real(a * b) / 2 if jnp.iscomplexobj(a) else a * b
+        out[j] = (a * b).real / _parts(a)
     return structure.unflatten(out)
+
+
+def _parts(x: jax.Array) -> int:
+    """Over how many real numbers the curvature of one number is a mean."""
+    return 2 if jnp.iscomplexobj(x) else 1
 
 
 def _signs(key: jax.Array, like: jax.Array) -> jax.Array:
@@ -72,13 +78,9 @@ def gauss_newton_bartlett(
 
     def estimate(loss: Any, params: Tree, key: jax.Array) -> Tree:
         g = jax.grad(lambda p: sampled_loss(p, key))(params)
-        return jax.tree.map(lambda x: size * _square(x), g)
+        return jax.tree.map(lambda x: size * square(x) / _parts(x), g)
 
     return estimate
-
-
-def _square(x: jax.Array) -> jax.Array:
-    return (x.real**2 + x.imag**2) / 2 if jnp.iscomplexobj(x) else x * x
 
 
 @block
@@ -92,8 +94,8 @@ def with_hessian(
 
     Args:
       transformation: what reads `hessian`.
-      estimator: `(value_fn, params, key) -> tree like params`: hutchinson, gauss_newton_bartlett(...), or
-        yours.
+      estimator: `(value_fn, params, key) -> tree like params`, of real numbers: hutchinson,
+        gauss_newton_bartlett(...), or yours.
       every: >= 1.
       seed: of the keys.
 

@@ -108,7 +108,8 @@ def per_example_grads(
       loss: of one example: a scalar.
       microbatch_size: how many examples at once; None: all. What the backward pass holds is that of so many.
 
-    The leaves are those of params with the axis of examples in front.
+    The leaves are those of params with the axis of examples in front. Like jax.grad: of complex parameters, a
+    step takes the conjugate.
     """
     if microbatch_size is not None:
         microbatch_size = checks.steps("per_example_grads", "microbatch_size", microbatch_size, 1)
