@@ -5,10 +5,10 @@ might have written it, and the test that has to fail, on a copy of the package i
 The source text must occur exactly once, so no row goes stale.
 """
 
+import multiprocessing
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -882,35 +882,59 @@ def row(text):
 ROWS = [row(text) for text in FAULTS.strip().split("\n\n")]
 
 
+# Faults are tried in forks of one process that has imported what takes long, and not the package.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["chex", "jax.numpy", "optax", "pytest"])
+
+
+def ended_by(command, copy, out):
+    """In its own process: pytest, with the copy as the package."""
+    with out.open("wb") as f:
+        for stream in (1, 2):
+            os.dup2(f.fileno(), stream)
+    os.chdir(copy)
+    for name in [k for k in os.environ if k.startswith("PYTEST_")]:
+        del os.environ[name]
+    paths = (str(copy), os.environ.get("PYTHONPATH"))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))  # of processes that tests start
+    sys.path.insert(0, str(copy))
+    sys.dont_write_bytecode = True
+    code = pytest.main(command)
+    sys.stdout.flush()
+    os._exit(code)
+
+
 def run_on_a_copy(tmp_path, test, file, old, new):
-    """The finished pytest process that ran the test on a copy of the package with one fault."""
+    """Exit status and output of the test on a copy of the package with one fault."""
     package = shutil.copytree(ROOT / "adamfx", tmp_path / "adamfx")
     source = (package / file).read_text()
     assert source.count(old) == 1, f"{file} has {source.count(old)} times: {old}"
     (package / file).write_text(source.replace(old, new))
     with (package / "__init__.py").open("a") as f:
         f.write('\nimport pathlib\npathlib.Path(__file__).with_name("imported").touch()\n')
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml"]
-    command = [sys.executable, "-m", "pytest", *options, ROOT / "tests" / test]
-    environment = {k: x for k, x in os.environ.items() if not k.startswith("PYTEST_")}
-    path = os.pathsep.join(filter(None, [str(tmp_path), environment.get("PYTHONPATH")]))
-    environment |= {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert (package / "imported").exists(), f"the copy was not imported\n{done.stdout}{done.stderr}"
-    return done
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    out = tmp_path / "output"
+    process = FORKS.Process(
+        target=ended_by, args=([*options, str(ROOT / "tests" / test)], tmp_path, out)
+    )
+    process.start()
+    process.join()
+    text = out.read_text()
+    assert (package / "imported").exists(), f"the copy was not imported\n{text}"
+    return process.exitcode, text
 
 
 @pytest.mark.slow
 def test_a_copy_without_a_fault_passes(tmp_path):
     """One test on a copy; that all of them pass on the package itself is the rest of the suite."""
     file, old, _, test = ROWS[0].values
-    done = run_on_a_copy(tmp_path, test, file, old, old)
-    assert done.returncode == 0, done.stdout[-3000:]
+    code, text = run_on_a_copy(tmp_path, test, file, old, old)
+    assert code == 0, text[-3000:]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("file", "old", "new", "test"), ROWS)
 def test_fault_is_noticed(file, old, new, test, tmp_path):
-    done = run_on_a_copy(tmp_path, test, file, old, new)
-    assert done.returncode == 1, f"exit {done.returncode}; 1 means failed\n{done.stdout[-3000:]}"
-    assert "AssertionError" in done.stdout, "by another error than a failed comparison"
+    code, text = run_on_a_copy(tmp_path, test, file, old, new)
+    assert code == 1, f"exit {code}; 1 means failed\n{text[-3000:]}"
+    assert "AssertionError" in text, "by another error than a failed comparison"
