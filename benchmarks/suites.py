@@ -528,7 +528,7 @@ def sharing(plan: Plan) -> Iterator[Row]:
             "kl_soap": (8, 128),
             "kron": (8, 128),
         }
-        names = plan([*sizes], ["muon", "soap"])
+        names = plan([*sizes], ["muon"])
         for name, layout, explicit in itertools.product(names, plan(LAYOUTS, LAYOUTS[:1]), KINDS):
             stacked = ", matrices=ndim_at_least(3)" * ("stacked" in layout)
             text = f"{name}(1e-3{stacked})"

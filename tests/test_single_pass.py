@@ -56,7 +56,10 @@ def child(setting, out):
 
     found = {}
     for name, tx in {**{n: TABLE[n] for n in TABLE if n in QUICK}, "clipped": CLIPPED}.items():
-        for form, step in (("step", tx.step), ("two calls", jax.jit(two_calls(tx)))):
+        forms = {"step": tx.step}
+        if name in BYTES or name == "clipped":  # of which both forms are counted
+            forms["two calls"] = jax.jit(two_calls(tx))
+        for form, step in forms.items():
             for i, x in enumerate(walk(tx, step, jnp.float64)):
                 found[f"{name}|{form}|{i}"] = x
     for i, x in enumerate(walk(CLIPPED, CLIPPED.step, jnp.bfloat16)):

@@ -228,7 +228,7 @@ def test_a_state_in_shares_costs_one_sum_and_one_gather(worker, explicit):
         ("muon(1e-3)", "FSDP", False),
         ("muon(1e-3, matrices=ndim_at_least(3))", "FSDP, stacked", False),
         ("muon(1e-3)", "FSDP x tensors", True),
-        ("soap(1e-3)", "FSDP", False),
+        ("soap(1e-3)", "FSDP", True),
         ("soap(1e-3)", "FSDP x tensors", True),
     ],
 )
