@@ -28,6 +28,7 @@ STACKS = {
     "vector": ((16,), P()),
 }
 
+PLAIN = ("muon", "soap", "kron")  # the others share what moves with one of these
 
 OF_MATRICES = {
     "muon": fx.muon(0.01),
@@ -63,15 +64,12 @@ OF_MATRICES = {
 @AXES
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=() if name in ("muon", "soap", "kron") else pytest.mark.slow)
-        for name in OF_MATRICES
-    ],
+    [pytest.param(name, marks=() if name in PLAIN else pytest.mark.slow) for name in OF_MATRICES],
 )
 def test_matrices_over_the_chips_step_as_on_one(name, axes, x64):
     tx = OF_MATRICES[name]
     rng = np.random.default_rng(1)
-    some = STACKS if name in ("muon", "soap", "kron") else ("a", "b", "stack", "alone", "vector")
+    some = STACKS if name in PLAIN else ("a", "b", "stack", "alone", "vector")
     shapes = {k: STACKS[k][0] for k in some}
     if name in (
         "soap",
@@ -100,7 +98,7 @@ def test_matrices_over_the_chips_step_as_on_one(name, axes, x64):
 
 
 @AXES
-@pytest.mark.parametrize("name", ["muon", "soap", "kron"])
+@pytest.mark.parametrize("name", PLAIN)
 def test_matrices_that_no_mesh_knows_yet(name, axes, x64):
     tx, rng = OF_MATRICES[name], np.random.default_rng(1)
     p = {
@@ -239,7 +237,7 @@ def test_what_matrices_remember_moves_with_them(name):
     assert 0.9 < share < 1.2
 
 
-@pytest.mark.parametrize("name", ["muon", "soap", "kron"])
+@pytest.mark.parametrize("name", PLAIN)
 def test_derivatives_of_matrices_over_the_chips(name, x64):
     """Of the parameters after two steps by the first ones: the way there and back has a way back, too."""
     tx = getattr(fx, name)(0.01)
